@@ -1,0 +1,32 @@
+"""The two photographs that scikit-learn bundles: real pictures without a download."""
+
+from __future__ import annotations
+
+import torch
+import torchvision.transforms.v2.functional as transforms
+from sklearn.datasets import load_sample_image
+from torch import Tensor
+
+CREDITS = {
+    "china": "danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035, CC BY 2.0",
+    "flower": "vultilion, https://www.flickr.com/photos/vultilion/6056698931, CC BY 2.0",
+}
+
+
+def photograph(name: str = "china", size: int | tuple[int, int] | None = None) -> Tensor:
+    """A real photograph: float32 (3, H, W) in [0, 1]. ``name``: ``"china"`` or ``"flower"``, each 427×640 pixels.
+
+    ``size``: (height, width), or one int for a square: the photograph is scaled (antialiased) to cover it and cropped
+    at the centre. Raises ``ValueError`` for another name or a size below 1.
+    """
+    if name not in CREDITS:
+        raise ValueError(f"there is no photograph {name!r}; there are {', '.join(CREDITS)}")
+    image = torch.tensor(load_sample_image(f"{name}.jpg")).permute(2, 0, 1).float() / 255
+    if size is None:
+        return image
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    scale = max(height / image.shape[1], width / image.shape[2])
+    covering = [max(height, round(image.shape[1] * scale)), max(width, round(image.shape[2] * scale))]
+    return transforms.center_crop(transforms.resize(image, covering, antialias=True), [height, width]).clamp(0, 1)

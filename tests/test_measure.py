@@ -1,0 +1,54 @@
+import time
+
+import pytest
+import torch
+
+from coursekit.measure import median_seconds, peak_bytes
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counts bytes on the CPU")
+MIB = 2**20
+
+
+def block(mib):
+    return torch.zeros(mib, 2**18)  # float32
+
+
+def test_peak_counts_what_lives_at_once():
+    assert peak_bytes(lambda: block(3)) == 3 * MIB
+    assert peak_bytes(lambda: [block(1), block(2)]) == 3 * MIB
+
+
+def test_peak_forgets_what_was_freed():
+    def one_after_another():
+        for _ in range(5):
+            block(2)
+
+    assert peak_bytes(one_after_another) == 2 * MIB
+
+
+def test_views_and_in_place_results_cost_nothing():
+    x = block(4)
+    assert peak_bytes(lambda: x.view(-1)[10:].add_(1)) == 0
+    assert peak_bytes(lambda: (x * 1).view(-1)) == 4 * MIB
+
+
+def test_peak_sees_what_backward_needs_and_is_repeatable():
+    x = block(1).requires_grad_()
+    first = peak_bytes(lambda: x.exp().exp().sum().backward())
+    x.grad = None
+    assert first >= 3 * MIB  # two results kept, one gradient
+    assert peak_bytes(lambda: x.exp().exp().sum().backward()) == first
+
+
+def test_median_seconds_tells_slow_from_quick_and_counts_calls():
+    calls = {"quick": 0, "slow": 0}
+
+    def call(name, seconds):
+        calls[name] += 1
+        time.sleep(seconds)
+
+    times = median_seconds({"quick": lambda: call("quick", 0), "slow": lambda: call("slow", 0.02)}, repeats=3)
+    assert calls == {"quick": 4, "slow": 4}
+    assert times["slow"] > 2 * times["quick"]
+    with pytest.raises(ValueError, match="repeats"):
+        median_seconds({}, repeats=0)
