@@ -170,7 +170,7 @@ def _gap(actual: Tensor, expected: Tensor) -> Tensor:
 def _where(actual: Tensor, expected: Tensor, gap: Tensor) -> str:
     if not gap.numel():
         return "nothing to compare"
-    index = tuple(i.item() for i in torch.unravel_index(gap.argmax(), gap.shape))
+    index = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape))
     at = f" at index {index}" if index else ""
     return f"largest difference {gap.max().item():.3g}{at}: found {actual[index].item():.6g}, expected {expected[index].item():.6g}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,7 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE)
 DIVERGING = "RdBu_r"   # for signed values, with limits symmetric about zero
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "axes.prop_cycle": plt.cycler(color=COLOURS),
@@ -63,7 +64,7 @@ def show_image(axes: Axes, image: Tensor | np.ndarray, title: str = "", *, signe
 def show_images(images: Sequence[Tensor | np.ndarray], titles: Sequence[str], *, signed: bool = False, height: float = 2.6) -> Figure:
     """A row of images, one height, without axes. Returns the figure, ready for ``plt.show()``."""
     ratios = [picture.shape[1] / picture.shape[0] for picture in map(as_picture, images)]
-    figure, row = plt.subplots(1, len(images), figsize=(height * sum(ratios), height), width_ratios=ratios, squeeze=False)
+    figure, row = plt.subplots(1, len(images), figsize=(height * sum(ratios), height + 0.3), width_ratios=ratios, squeeze=False)
     for axes, image, title in zip(row[0], images, titles, strict=True):
         show_image(axes, image, title, signed=signed)
     return figure

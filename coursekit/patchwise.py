@@ -82,8 +82,7 @@ def linear_as_convolution(layer: nn.Linear, in_channels: int, kernel_size: int) 
     """
     if layer.in_features != in_channels * kernel_size**2:
         raise ValueError(f"the layer takes {layer.in_features} numbers; {in_channels}·{kernel_size}² are {in_channels * kernel_size**2}")
-    options = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    convolution = nn.Conv2d(in_channels, layer.out_features, kernel_size, bias=layer.bias is not None, **options)
+    convolution = nn.Conv2d(in_channels, layer.out_features, kernel_size, bias=layer.bias is not None).to(layer.weight)
     with torch.no_grad():
         convolution.weight.copy_(layer.weight.view_as(convolution.weight))
         if convolution.bias is not None:

@@ -96,4 +96,5 @@ def _in_kernel() -> bool:
         from IPython.core.getipython import get_ipython
     except ImportError:
         return False
-    return get_ipython() is not None and "IPKernelApp" in get_ipython().config
+    shell = get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config

@@ -1,3 +1,15 @@
+# ---
+# jupyter:
+#   accelerator: GPU
+#   colab:
+#     gpuType: T4
+#     provenance: []
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
 # %% [markdown]
 # # 01 · A patchwise MLP is a convnet in disguise
 #
@@ -12,6 +24,14 @@
 # **Time.** Reading and exercises: about an hour. Running: under 30 seconds on two CPU cores; on a T4: not measured.
 
 # %% tags=["setup"]
+import sys
+from importlib import util
+from pathlib import Path
+
+sys.path += [str(f) for f in [Path.cwd(), *Path.cwd().parents] if (f / "coursekit" / "__init__.py").is_file()]  # in a checkout
+if util.find_spec("coursekit") is None:
+    raise ModuleNotFoundError("coursekit is not installed. In a checkout: pip install -e . "
+                              "To open the notebooks elsewhere, publish them first: make publish REPO=owner/name")
 
 # %% [markdown]
 # Every claim below is a line of code that prints ✓ or stops the notebook. The next cell holds everything that differs
@@ -21,8 +41,8 @@
 from coursekit import runtime
 
 settings = {
-    "fast": {"image_sizes": (32, 64, 128, 256), "cost_size": 256, "repeats": 5, "train_steps": 60},
-    "full": {"image_sizes": (64, 128, 256, 512), "cost_size": 256, "repeats": 15, "train_steps": 400},
+    "fast": {"image_sizes": (32, 64, 128, 256), "cost_size": 256, "repeats": 9, "train_steps": 300},
+    "full": {"image_sizes": (64, 128, 256, 512), "cost_size": 256, "repeats": 15, "train_steps": 1000},
 }[runtime.mode()]
 generator = runtime.seed_everything(0)
 
@@ -46,17 +66,18 @@ from coursekit.patchwise import PatchwiseMLP, multiplications
 figures.use_style()
 photo = photograph("china").double()   # (3, H, W) in [0, 1]
 
-# %% alt="Colour photograph of a Chinese temple with curved roofs, trees in front, under a pale sky."
-figures.show_images([photo], ["the photograph"], height=3.2)
+# %% alt="Colour photograph of a tall pavilion with four curved roofs on a wooded hill, above a lake in haze."
+figures.show_images([photo], ["the photograph"], height=2.4)
 plt.show()
 
 # %% [markdown]
-# A real photograph of a temple, 427 pixels high and 640 wide, which scikit-learn bundles (by *danielbuechele*, CC BY 2.0).
+# A pavilion above a lake: a real photograph, 427 pixels high and 640 wide, which scikit-learn bundles (by *danielbuechele*, CC BY 2.0).
 # Formulas are tested on it and on random tensors of awkward shapes, in float64, so that a difference is a mistake and
 # not rounding.
 
 # %%
 check_equal("0.1  channels, height, width", tuple(photo.shape), (3, 427, 640))
+
 
 # %% [markdown]
 # ## 1  Patches and their index set
@@ -97,6 +118,7 @@ check_close("1.1  torch's unfold makes the same patches in the same order", patc
 # %%
 check_equal("1.1  shape of x[i:i+k, j:j+k]", tuple(x[0, 0, 2 : 2 + 3, 3 : 3 + 3].shape), (3, 3))
 check_fails("E0.1  x[i:i+k-1, j:j+k-1]", x[0, 0, 2 : 2 + 3, 3 : 3 + 3], x[0, 0, 2 : 2 + 3 - 1, 3 : 3 + 3 - 1])
+
 
 # %% [markdown]
 # ## 2  The first layer is a k×k convolution
@@ -191,12 +213,12 @@ explorer = PatchExplorer()
 explorer
 
 # %% alt="Photograph in grey with a small square on it; the patch, the weights and their product as squares; and the map of the filter's response with the same place marked."
-explorer.snapshot(row=30, column=63, filter="level edges")
+explorer.snapshot(row=17, column=52, filter="level edges")
 
 # %% [markdown]
-# The picture for one position, for readers without sliders. The square sits at the edge of a roof; the weights are positive below
-# and negative above, so the bright sky above the dark roof makes the sum negative: a blue pixel. Moving the sliders
-# must give what the convolution gives, so we move them and compare.
+# The picture for one position, for readers without sliders. The square sits on the edge of the topmost roof, bright sky above,
+# dark tiles below. The weights are negative above and positive below, so the sky wins: the sum is negative, a blue pixel in the
+# map. Moving the sliders must give what the convolution gives, so we move them and compare.
 
 # %%
 explorer.controls["row"].value, explorer.controls["column"].value = 17, 88
@@ -221,6 +243,7 @@ a = torch.randn(2, D, 11, 7, generator=generator, dtype=torch.float64)
 second = nn.Linear(D, 4).double()
 by_linear = second(a.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 check_close("3.1  a linear layer at every pixel = 1×1 convolution", by_linear, linear_as_convolution(second, D, 1)(a))
+
 
 # %% [markdown]
 # ## 4  L layers
@@ -291,6 +314,7 @@ pairs = list(zip(mlp.parameters(), convnet.parameters(), strict=True))
 gap = max((p.grad - q.grad.reshape(p.shape)).abs().max().item() for p, q in pairs)
 check("4.1  gradients with respect to all weights and biases", gap, at_most=1e-12)
 check_equal("4.1  parameters of the convnet, as of the MLP", sum(q.numel() for _, q in pairs), sum(p.numel() for p, _ in pairs))
+
 
 # %% [markdown]
 # **Exercise 4.2** (medium, 10 minutes, 3 points). How much of the image does one output pixel see? Ask the gradient: write
@@ -377,6 +401,7 @@ hidden = F.gelu(F.conv1d(tokens.transpose(1, 2), up.weight[:, :, None], up.bias)
 by_convolutions = F.conv1d(hidden, down.weight[:, :, None], down.bias).transpose(1, 2)
 check_close("5.3  feed-forward block = two convolutions of size one", by_tokens, by_convolutions)
 
+
 # %% [markdown]
 # ## 6  Training in either form
 #
@@ -424,13 +449,13 @@ plt.show()
 # The dashed curve lies on the broad one from the first step to the last: two programs, one training run. What the run has
 # learned, on a part of the photograph with new noise:
 
-# %% alt="Three crops of the temple: speckled with noise, cleaned and slightly soft, and the original."
-clean = photo[None, :, 120:260, 180:420]
+# %% alt="Three times the same part of the pavilion: speckled with noise, cleaned but softer, and the original."
+clean = photo[None, :, 190:290, 60:240]
 noisy = clean + 0.2 * torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
 with torch.no_grad():
     cleaned = networks["convnet"](noisy)
 pictures = [noisy[0, :, 3:-3, 3:-3], cleaned[0], clean[0, :, 3:-3, 3:-3]]
-figures.show_images(pictures, ["noisy", "cleaned", "clean"], height=2.2)
+figures.show_images(pictures, ["noisy", "cleaned", "clean"], height=1.7)
 plt.show()
 
 # %%
@@ -463,6 +488,7 @@ formula = 2 * multiplications((3, 64, 3), 7, 60, 80)
 check_equal("7.1  operations of the MLP, counted", counted(mlp, torch.rand(1, 3, 60, 80)), formula)
 check_equal("7.1  operations of the convnet, counted", counted(as_convnet(mlp), torch.rand(1, 3, 60, 80)), formula)
 
+
 # %% [markdown]
 # They differ in what they *move*. The patchwise form writes every pixel down $k^2$ times before it multiplies, a matrix of
 # $(H-k+1)(W-k+1)\,k^2C$ numbers, and a training step keeps it until the gradients are done. The convolution reads the pixels where they are.
@@ -484,33 +510,37 @@ patch_sizes = (1, 3, 5, 7, 9, 11)
 over_patches = np.array([cost(k, settings["cost_size"]) for k in patch_sizes])
 over_images = np.array([cost(9, size) for size in settings["image_sizes"]])
 
-# %% alt="Four panels, MLP against convnet. Time and memory over patch size: the MLP's grow with the patch, the convnet's memory stays flat. Time and memory over image size: both grow, the MLP's lie above."
-figure, panels = plt.subplots(1, 4, figsize=(12, 2.9))
+# %% alt="Four panels, MLP against convnet. Over patch size, the MLP's time and memory climb steeply, the convnet's time climbs gently and its memory stays flat. Over image size both climb, the MLP's lie above."
+figure, panels = plt.subplots(1, 4, figsize=(11, 2.7))
 xs = (patch_sizes, patch_sizes, settings["image_sizes"], settings["image_sizes"])
 ys = (over_patches[:, :2] * 1e3, over_patches[:, 2:] / 2**20, over_images[:, :2] * 1e3, over_images[:, 2:] / 2**20)
-for number, (axes, values, cost_of) in enumerate(zip(panels, xs, ys, strict=True)):
-    axes.plot(values, cost_of[:, 0], "o-", color=figures.BLUE, label="patchwise MLP")
-    axes.plot(values, cost_of[:, 1], "s--", color=figures.VERMILION, label="convnet")
+for number, (axes, values, measured) in enumerate(zip(panels, xs, ys, strict=True)):
+    axes.plot(values, measured[:, 0], "o-", color=figures.BLUE, label="patchwise MLP")
+    axes.plot(values, measured[:, 1], "s--", color=figures.VERMILION, label="convnet")
     axes.set(ylabel=("forward pass, ms", "training step, MiB")[number % 2], ylim=(0, None))
-    axes.set_xlabel("patch size k" if number < 2 else "image size, pixels")
+    axes.set(xlabel="patch size k" if number < 2 else "image size, pixels", xticks=values if number < 2 else values[1:])
 panels[0].legend()
 plt.show()
 
-# %% alt="Multiplications against patch size, a parabola that both forms share, and beside it the bytes of the patch matrix, which grow as steeply while the image itself stays small."
-figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.6))
+# %% [markdown]
+# Left, an image of fixed size: with growing $k$ the MLP's time and memory climb steeply, the convnet's time climbs gently, and its
+# memory does not climb at all, since it holds the image and the feature maps and neither grows with $k$. Right, $k = 9$: over all
+# image sizes the convnet needs about half the memory. What arithmetic says about the two columns at the left:
+
+# %% alt="Left: multiplications against patch size, a parabola that both forms share. Right: the matrix of all patches grows as steeply, while the image itself stays below one mebibyte."
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.5))
 size, k = settings["cost_size"], np.array(patch_sizes)
 left.plot(k, [multiplications((3, 64, 3), int(s), size, size) / 1e9 for s in k], "D-", color=figures.GREEN)
-left.set(xlabel="patch size k", ylabel="multiplications, 10⁹", title="both forms", ylim=(0, None))
+left.set(xlabel="patch size k", ylabel="multiplications, 10⁹", title="both forms", xticks=k, ylim=(0, None))
 right.plot(k, (size - k + 1) ** 2 * k**2 * 3 * 4 / 2**20, "o-", color=figures.BLUE, label="all patches")
 right.plot(k, size**2 * 3 * 4 / 2**20 * np.ones(len(k)), "s--", color=figures.VERMILION, label="the image")
-right.set(xlabel="patch size k", ylabel="MiB to read", title="first layer's input")
+right.set(xlabel="patch size k", ylabel="MiB", title="what the first layer reads", xticks=k)
 right.legend()
 plt.show()
 
 # %% [markdown]
-# The first row is measured, the second is arithmetic. Up to $k=3$ the two forms cost about the same; from there the MLP's time and memory climb with
-# the matrix of patches (right, below), while the convnet's memory stays where it was: it holds the image and the
-# feature maps, and neither grows with $k$. The multiplications (left, below) grow for both alike. The difference is traffic.
+# The multiplications (left) grow with $k^2$ for both alike; what the first layer has to read (right) grows with $k^2$ for the MLP
+# only. The difference between the two forms is traffic, not arithmetic.
 
 # %%
 time_ratio, memory_ratio = over_patches[:, 1] / over_patches[:, 0], over_patches[:, 3] / over_patches[:, 2]

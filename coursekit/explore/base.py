@@ -44,7 +44,7 @@ class Explorer(widgets.VBox):
         for control in self.controls.values():
             control.observe(self._show, names="value")
 
-    def compute(self, **values: Any) -> Any:
+    def compute(self, *_: Any, **values: Any) -> Any:
         """What the picture shows for these values of the controls. Pure: the same values give the same numbers."""
         raise NotImplementedError
 
@@ -80,7 +80,7 @@ class Explorer(widgets.VBox):
 
     def _render(self, shown: Any) -> bytes:
         self.draw(shown)
-        self._canvas.restore_region(self._background)   # type: ignore[attr-defined]
+        self._canvas.restore_region(self._background) 
         for artist in self._moving:
             artist.axes.draw_artist(artist) if artist.axes else artist.draw(self._canvas.get_renderer())
         pixels, file = np.asarray(self._canvas.buffer_rgba())[..., :3], io.BytesIO()

@@ -61,8 +61,9 @@ class PatchExplorer(Explorer):
         self.size = next(iter(self.filters.values())).shape[0]
         mlp = PatchwiseMLP(self.size, (1, len(self.filters))).double()
         with torch.no_grad():
-            mlp.layers[0].weight.copy_(torch.stack([f.flatten() for f in self.filters.values()]))
-            mlp.layers[0].bias.zero_()
+            weight, bias = mlp.parameters()
+            weight.copy_(torch.stack([f.flatten() for f in self.filters.values()]))
+            bias.zero_()
             self.maps = as_convnet(mlp)(self.photo)[0]
         self.patches = extract_patches(self.photo, self.size)[0]
         height, width = self.maps.shape[1:]

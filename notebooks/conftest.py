@@ -1,0 +1,29 @@
+"""Makes `pytest --nbval` on this folder, started from anywhere, compare every cell in the way in which its output was made."""
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The kernel of this environment, in fast mode and without progress bars, with limits that a slow machine can meet."""
+    if not config.getoption("nbval", False):
+        return
+    config.option.nbval_current_env = True
+    config.option.nbval_cell_timeout = 900
+    os.environ |= {"COURSEKIT_MODE": "fast", "COURSEKIT_QUIET": "1"}
+    os.environ.pop("MPLBACKEND", None)  # the kernel's default shows figures inline
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """nbval gives up if a kernel is silent for 5 s between two messages; a loaded machine can need longer."""
+    if hasattr(item, "output_timeout"):
+        item.output_timeout = 60
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """nbval runs a cell that was saved without an execution count, but compares nothing: refuse it instead."""
+    cell = getattr(item, "cell", None)
+    if cell is not None and item.config.getoption("nbval") and cell.execution_count is None:
+        pytest.fail("this cell was never executed, so there is nothing to compare it with; run: make notebooks", pytrace=False)

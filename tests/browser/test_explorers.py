@@ -1,0 +1,34 @@
+"""Explorers alone, in a scratch notebook that trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from .explorer import Explorer, explorers
+from .lab import LabServer, NotebookPage
+
+# Class in coursekit.explore -> how a scratch notebook makes one.
+CONSTRUCTORS = {
+    "PatchExplorer": "PatchExplorer()",
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_explorer_answers_every_control(
+    name: str,
+    lab_server: LabServer,
+    open_notebook: Callable[..., NotebookPage],
+    report_latency: Callable[[str, Explorer], None],
+) -> None:
+    source = f"from coursekit.explore import {name}\nexplorer = {CONSTRUCTORS[name]}\nexplorer"
+    page = open_notebook(lab_server.write_notebook(f"{name}.ipynb", source))
+    page.run_all()
+    assert page.errors() == []
+    found = list(explorers(page))
+    assert len(found) == 1, f"{name} gives {len(found)} elements of class coursekit-explorer, expected one"
+    found[0].drive()
+    report_latency(name, found[0])
+    assert page.errors() == []
