@@ -30,8 +30,8 @@ from pathlib import Path
 
 sys.path += [str(f) for f in [Path.cwd(), *Path.cwd().parents] if (f / "coursekit" / "__init__.py").is_file()]  # in a checkout
 if util.find_spec("coursekit") is None:
-    raise ModuleNotFoundError("coursekit is not installed. In a checkout: pip install -e . "
-                              "To open the notebooks elsewhere, publish them first: make publish REPO=owner/name")
+    raise ModuleNotFoundError("coursekit is not installed. In a checkout, run: pip install -e .\n"
+                              "To open notebooks without one, publish them first: make publish REPO=owner/name")
 
 # %% [markdown]
 # Every claim below is a line of code that prints ✓ or stops the notebook. The next cell holds everything that differs

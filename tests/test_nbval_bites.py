@@ -117,9 +117,7 @@ class Explorer:
 @pytest.mark.parametrize(("bite", "expected"), [
     (None, []),
     (Bite("stored", None, "area 9", "area 8", "area("), [1]),
-    (Bite("formula", "tiny.py", "side * side", "side + side", ""), [1]),
-    (Bite("callback", "tiny.py", "2 * change.new", "3 * change.new", ""), [2]),
-    (Bite("callback that raises", "tiny.py", "change.new}", "change.old.missing}", ""), [2]),
+    (Bite("formula and callback", "tiny.py", " * ", " + ", ""), [1, 2]),
 ], ids=lambda value: getattr(value, "name", None))  # fmt: skip
 def test_helper_finds_the_cell(tmp_path: Path, bite: Bite | None, expected: list[int]) -> None:
     package = tmp_path / "original" / "coursekit"

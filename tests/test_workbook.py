@@ -209,6 +209,22 @@ def test_sync_keeps_ids_and_the_outputs_of_unchanged_cells_only(tiny: Path) -> N
     assert after[4].execution_count is None
 
 
+def test_sync_takes_a_notebook_that_colab_saved(tiny: Path) -> None:
+    """Older format, no ids, widgets without state (which breaks GitHub's view), ids of Colab's own in the cells' metadata."""
+    stored = tiny.with_suffix(".ipynb")
+    saved = nbformat.read(stored, as_version=4)
+    outputs = [cell.get("outputs") for cell in saved.cells]
+    saved.nbformat_minor = 0
+    saved.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
+    for cell in saved.cells:
+        cell.metadata["outputId"] = cell.pop("id")
+    stored.write_text(notebooks.notebook_text(saved), encoding="utf-8")
+    notebooks.sync(tiny)
+    fresh = nbformat.read(stored, as_version=4)
+    assert widget_state(fresh) == [] and [cell.get("outputs") for cell in fresh.cells] == outputs
+    assert len({cell.id for cell in fresh.cells}) == len(outputs) and all("outputId" not in cell.metadata for cell in fresh.cells)
+
+
 def test_metadata_is_what_colab_and_jupyter_need(tiny: Path) -> None:
     metadata = nbformat.read(tiny.with_suffix(".ipynb"), as_version=4).metadata
     assert metadata.accelerator == "GPU" and metadata.colab.gpuType == "T4" and metadata.kernelspec.name == "python3"
@@ -272,6 +288,11 @@ def test_html_refuses_an_undescribed_image_in_markdown() -> None:
     notebook.cells.append(new_markdown_cell('Look:\n<img src="x.png">'))
     with pytest.raises(WorkbookError, match="01_tiny: an image without alt text in the cell that begins\nLook:"):
         notebooks.to_html(notebook, "01_tiny")
+
+
+def test_opening_is_plain_text() -> None:
+    cell = new_markdown_cell("# 01 · Title\n[![Open in Colab](a)](b)\n\nTake *a* [link](url) of $k\\times k$\nand go. No more.")
+    assert notebooks.opening(new_notebook(cells=[cell])) == ("01 · Title", "Take a link of k×k and go.")
 
 
 def test_html_has_an_index_and_leaves_the_notebooks_alone(tiny: Path, tmp_path: Path) -> None:

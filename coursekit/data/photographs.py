@@ -7,9 +7,13 @@ import torchvision.transforms.v2.functional as transforms
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-CREDITS = {
-    "china": "danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035, CC BY 2.0",
-    "flower": "vultilion, https://www.flickr.com/photos/vultilion/6056698931, CC BY 2.0",
+_LICENCE = "CC BY 2.0, https://creativecommons.org/licenses/by/2.0/"
+# As in scikit-learn's images/README.txt. The page that it links for the flower is, by its address, another photographer's: vultilion.
+CREDITS: dict[str, str] = {
+    "china": "Some rights reserved by danielbuechele, "
+    f"https://www.flickr.com/photos/danielbuechele/6061409035/sizes/z/in/photostream/, {_LICENCE}",
+    "flower": "Some rights reserved by danielbuechele, "
+    f"https://www.flickr.com/photos/vultilion/6056698931/sizes/z/in/photostream/, {_LICENCE}",
 }
 
 

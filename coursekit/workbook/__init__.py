@@ -1,0 +1,1 @@
+"""The notebooks as files. `python -m coursekit.workbook` lists the commands; `notebooks` and `publish` do the work."""

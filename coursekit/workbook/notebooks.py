@@ -1,0 +1,267 @@
+"""Pairs of .py and .ipynb: keep them in step, execute them, show them as HTML.
+
+The .py (percent format) is the source of every cell; the .ipynb adds outputs, execution counts and cell ids.
+"""
+from __future__ import annotations
+
+import datetime
+import hashlib
+import html
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import jupytext
+import nbformat
+import torch
+from jupyter_client.manager import AsyncKernelManager
+from jupytext.combine import map_outputs_to_inputs
+from jupytext.config import load_jupytext_config
+from nbclient import NotebookClient
+from nbclient.exceptions import CellControlSignal, DeadKernelError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
+
+METADATA = {
+    "accelerator": "GPU",
+    "colab": {"gpuType": "T4", "provenance": []},
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+CELL_TIMEOUT = 900  # seconds
+PLACEHOLDER = "No description has been provided"  # what nbconvert writes where an image has no alternative text
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+# The lab template leaves alternative text out, so it is put in here. Leaving out require.js and mermaid, which nothing here uses, makes
+# MathJax the only thing that is fetched when a page is read: without a network the formulas show as their TeX, and all else is in the file.
+TEMPLATE = """{% extends 'index.html.j2' %}
+{% block html_head_js_requirejs %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% macro described(image, cell) %}{{ image | replace('<img ', '<img alt="' ~ (cell.metadata.alt | escape_html) ~ '" ') }}{% endmacro %}
+{% block data_svg scoped %}{{ described(super(), cell) }}{% endblock %}
+{% block data_png scoped %}{{ described(super(), cell) }}{% endblock %}
+{% block data_jpg scoped %}{{ described(super(), cell) }}{% endblock %}
+"""
+
+
+class WorkbookError(Exception):
+    """Something in a notebook, the README or pyproject.toml has to be put right by hand; the message says what and where."""
+
+
+def sources(root: Path, names: Iterable[str] = ()) -> list[Path]:
+    """The notebooks' .py files in order; with `names` ("01", "01_patchwise_mlp", a path), only those.
+
+    Raises WorkbookError for a name that is no notebook, and where there is none at all."""
+    found = sorted((root / "notebooks").glob("[0-9][0-9]_*.py"))
+    if not found:
+        raise WorkbookError(f"{root / 'notebooks'} holds no NN_name.py notebook")
+    wanted = [Path(name).stem for name in names]
+    for name in wanted:
+        if not any(name in (path.stem, path.stem[:2]) for path in found):
+            raise WorkbookError(f"{name!r} is no notebook; there are: {', '.join(path.stem for path in found)}")
+    return [path for path in found if not wanted or path.stem in wanted or path.stem[:2] in wanted]
+
+
+def read_source(path: Path) -> NotebookNode:
+    """The notebook that a .py in percent format stands for, without outputs; cell ids are made from the cells' sources."""
+    notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent", config=load_jupytext_config(str(path)))
+    taken: set[str] = set()
+    for cell in notebook.cells:
+        cell.metadata = NotebookNode({key: cell.metadata[key] for key in ("tags", "alt") if key in cell.metadata})
+        cell.id = _fresh_id(cell.source, taken)
+        taken.add(cell.id)
+    return nbformat.from_dict({"cells": notebook.cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5})
+
+
+def _fresh_id(source: str, taken: set[str]) -> str:
+    """An id that depends on the source only, so that making a notebook anew gives the same file."""
+    candidate = hashlib.sha256(source.encode()).hexdigest()[:8]
+    while candidate in taken:
+        candidate = hashlib.sha256(candidate.encode()).hexdigest()[:8]
+    return candidate
+
+
+def source_text(notebook: NotebookNode, path: Path) -> str:
+    """The text of the .py at `path` that stands for `notebook`."""
+    return jupytext.writes(notebook, fmt="py:percent", config=load_jupytext_config(str(path)))
+
+
+def in_step(path: Path) -> NotebookNode:
+    """The .py at `path` with the ids, and for unchanged cells the outputs, of the .ipynb beside it, if there is one."""
+    notebook, stored_path = read_source(path), path.with_suffix(".ipynb")
+    if not stored_path.exists():
+        return notebook
+    stored = nbformat.read(stored_path, as_version=4).cells
+    matches = [None if j is None else stored[j] for j in map_outputs_to_inputs(notebook.cells, stored)]
+    taken = {match.id for match in matches if match is not None and "id" in match}
+    for cell, match in zip(notebook.cells, matches, strict=True):
+        cell.id = match.id if match is not None and "id" in match else _fresh_id(cell.source, taken)   # one saved by Colab has no ids
+        taken.add(cell.id)
+        if match is not None and cell.cell_type == "code" and cell.source == match.source:   # an edited cell's old output would be a lie
+            cell.outputs, cell.execution_count = match.outputs, match.execution_count
+    return notebook
+
+
+def write_if_changed(path: Path, text: str) -> bool:
+    """Write `text`, unless the file holds it already; say whether it was written."""
+    if path.exists() and path.read_bytes() == text.encode():
+        return False
+    path.write_bytes(text.encode())
+    return True
+
+
+def notebook_text(notebook: NotebookNode) -> str:
+    """The text of the .ipynb file."""
+    return nbformat.writes(notebook) + "\n"
+
+
+def sync(path: Path) -> NotebookNode:
+    """Bring the .ipynb in step with the .py at `path` (cells edited in the .ipynb alone are lost), and the .py's header in order."""
+    notebook = in_step(path)
+    written = [write_if_changed(path, source_text(notebook, path))]
+    written += [write_if_changed(path.with_suffix(".ipynb"), notebook_text(notebook))]
+    print(f"{path.stem}: {'brought in step' if any(written) else 'in step already'}")
+    return notebook
+
+
+def execute(path: Path) -> None:
+    """Sync, execute in fast mode, write back, and record how long it took in data/results/run_times.json.
+
+    Raises WorkbookError, and leaves the old outputs, where `run` does."""
+    start = time.perf_counter()
+    write_if_changed(path.with_suffix(".ipynb"), notebook_text(run(sync(path), path)))
+    record = {"seconds": round(time.perf_counter() - start), "mode": "fast", "cores": os.cpu_count(), "cuda": torch.cuda.is_available(),
+              "python": platform.python_version(), "torch": torch.__version__, "date": f"{datetime.date.today()}"}  # fmt: skip
+    record["command"] = f"python -m coursekit.workbook execute {path.stem}"
+    records_path = path.parents[1] / "data" / "results" / "run_times.json"
+    records_path.parent.mkdir(parents=True, exist_ok=True)
+    records = json.loads(records_path.read_text()) if records_path.exists() else {}
+    write_if_changed(records_path, json.dumps(dict(sorted({**records, path.stem: record}.items())), indent=1) + "\n")
+
+
+def run(notebook: NotebookNode, path: Path) -> NotebookNode:
+    """Execute `notebook` in place, in fast mode and in the folder of `path`.
+
+    Raises WorkbookError, naming the cell by nbval's number, for an error, for anything on stderr (warnings too) and for a timeout."""
+    print(f"{path.stem}: executing", end=" ", flush=True)
+    start = time.perf_counter()
+    # This environment's own kernel, as nbval starts it: a kernel that happens to be called python3 may belong to another one.
+    manager = AsyncKernelManager(kernel_name=CURRENT_ENV_KERNEL_NAME, kernel_spec_manager=NbvalKernelspecManager())
+    client = NotebookClient(
+        notebook, km=manager, timeout=CELL_TIMEOUT, allow_errors=True, store_widget_state=False, record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}}, extra_arguments=["--log-level=ERROR"],
+    )  # fmt: skip
+    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}  # the kernel's default shows figures inline
+    try:
+        client.execute(env=environment | {"COURSEKIT_MODE": "fast", "COURSEKIT_QUIET": "1"}, cleanup_kc=True)
+    except (CellControlSignal, DeadKernelError) as error:
+        raise WorkbookError(f"{path.stem}: {error}") from error
+    finally:
+        print(f"{time.perf_counter() - start:.0f} s")
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in code_cells(notebook):
+        cell.outputs = _settled(cell.outputs)
+    if complaints := faults(notebook):
+        raise WorkbookError("\n".join(f"{path.stem}: {complaint}" for complaint in complaints))
+    return notebook
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells; a cell's place in this list is the number by which nbval names it."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _settled(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs that are the same after each run: streams in one piece however they arrived, and no widget ids."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if kept and output.output_type == "stream" and kept[-1].get("name") == output.name:
+            kept[-1].text += output.text
+            continue
+        output.get("data", {}).pop(WIDGET_VIEW, None)
+        kept.append(output)
+    return kept
+
+
+def faults(notebook: NotebookNode) -> list[str]:
+    """What an executed notebook may not hold: errors, and output on stderr."""
+    found = []
+    for number, cell in enumerate(code_cells(notebook)):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
+                found.append(f"Cell {number} ({_first_line(cell)}) raised {output.ename}: {output.evalue}\n{trace}")
+                return found  # what follows an error is its consequence
+            if output.get("name") == "stderr":
+                found.append(f"Cell {number} ({_first_line(cell)}) wrote to stderr; fix the cause of:\n{output.text}")
+    return found
+
+
+def _first_line(cell: NotebookNode) -> str:
+    return cell.source.partition("\n")[0]
+
+
+def undescribed(notebook: NotebookNode) -> list[str]:
+    """The code cells that hold an image but no description of it in their `alt` metadata."""
+    def blank(cell: NotebookNode) -> bool:
+        alt = str(cell.metadata.get("alt", "")).strip()
+        return not alt or PLACEHOLDER in alt
+
+    return [f"Cell {number} ({_first_line(cell)}) shows an image and has no alt text; describe it: # %% alt=\"...\""
+            for number, cell in enumerate(code_cells(notebook)) if has_image(cell) and blank(cell)]  # fmt: skip
+
+
+def has_image(cell: NotebookNode) -> bool:
+    """Whether a code cell's outputs hold an image."""
+    return any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {}))
+
+
+def to_html(notebook: NotebookNode, name: str) -> str:
+    """An executed notebook as one HTML page with described images. Raises WorkbookError naming each cell with an undescribed one."""
+    if complaints := undescribed(notebook):
+        raise WorkbookError("\n".join(f"{name}: {complaint}" for complaint in complaints))
+    exporter = HTMLExporter(template_name="lab", raw_template=TEMPLATE, embed_images=True)
+    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
+    if PLACEHOLDER in page:  # an <img> of some other origin: in Markdown, or in an HTML output
+        cell_id = page[: page.index(PLACEHOLDER)].rpartition('id="cell-id=')[2].partition('"')[0]
+        source = next((cell.source for cell in notebook.cells if cell.id == cell_id), cell_id)
+        raise WorkbookError(f"{name}: an image without alt text in the cell that begins\n{source[:200]}")
+    return page
+
+
+def write_html(root: Path, target: Path) -> Path:
+    """Execute every notebook, write its HTML and an index to `target`, and return the index. The notebooks' own files stay as they are."""
+    target.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for path in sources(root):
+        notebook = run(in_step(path), path)
+        (target / f"{path.stem}.html").write_text(to_html(notebook, path.stem), encoding="utf-8")
+        title, sentence = (html.escape(text) for text in opening(notebook))
+        entries.append(f'<li><a href="{path.stem}.html">{title}</a><p>{sentence}</p></li>')
+    index = target / "index.html"
+    index.write_text(INDEX.replace("ENTRIES", "\n".join(entries)), encoding="utf-8")
+    return index
+
+
+INDEX = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>coursekit</title><style>body { max-width: 45em; margin: 3em auto; padding: 0 1em; font: 1.1em/1.5 sans-serif }</style></head>
+<body><main><h1>coursekit</h1>
+<ol>
+ENTRIES
+</ol></main></body></html>
+"""
+
+
+def opening(notebook: NotebookNode) -> tuple[str, str]:
+    """A notebook's title and the first sentence below it, as plain text: no links, emphasis or dollar signs."""
+    lines = notebook.cells[0].source.splitlines()
+    prose = "\n".join(line for line in lines[1:] if not line.startswith("[!["))
+    paragraph = " ".join(prose.strip().partition("\n\n")[0].split())
+    sentence = re.split(r"(?<=[.!?])\s", paragraph, maxsplit=1)[0].replace(r"\times ", "×")
+    return lines[0].removeprefix("# ").strip(), re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`$]", r"\1", sentence)

@@ -1,0 +1,126 @@
+"""Break every formula of a module, one small change at a time, and see whether its tests notice.
+
+    python tests/mutate.py coursekit/diffusion/kernels.py tests/test_diffusion.py [more tests]
+
+Mutants: + ↔ −, * ↔ /, a power or an integer off by one, a root or a minus sign dropped, a comparison turned, α for ᾱ and
+back, one named array for another. Only expressions count: docstrings, annotations and messages stay. Each mutant runs the
+tests with -x in a copy of the package; it is killed when they fail or time out. Prints the survivors and the score.
+This is a proof to be run by hand and recorded, not a part of CI.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SWAPS: dict[type, type] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+}  # fmt: skip
+NAMES = {
+    "alpha": "alpha_bar", "alpha_bar": "alpha", "beta": "alpha", "previous": "alpha_bar",
+    "alpha_bar_s": "alpha_bar_t", "alpha_bar_t": "alpha_bar_s",
+}  # fmt: skip
+UNWRAPPED = {"sqrt", "square", "log", "exp", "clamp", "logsumexp"}
+
+
+def replacements(node: ast.AST) -> Iterator[ast.AST]:
+    """What one node may be replaced by."""
+    if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+        yield ast.BinOp(node.left, SWAPS[type(node.op)](), node.right)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield node.operand
+    if isinstance(node, ast.Compare):
+        for i, op in enumerate(node.ops):
+            if type(op) in SWAPS:
+                ops = [*node.ops[:i], SWAPS[type(op)](), *node.ops[i + 1 :]]
+                yield ast.Compare(node.left, ops, node.comparators)
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        yield ast.Constant(node.value + 1)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in UNWRAPPED:
+        yield node.func.value
+    if isinstance(node, ast.Attribute) and node.attr in NAMES and isinstance(node.ctx, ast.Load):
+        yield ast.Attribute(node.value, NAMES[node.attr], node.ctx)
+    if isinstance(node, ast.Name) and node.id in NAMES and isinstance(node.ctx, ast.Load):
+        yield ast.Name(NAMES[node.id], node.ctx)
+
+
+def mutants(source: str) -> Iterator[tuple[int, str, str]]:
+    """(line, description, mutated source) for each replacement inside a function body."""
+    tree = ast.parse(source)
+    parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+
+    def counts(node: ast.AST) -> bool:
+        inside = False
+        while node in parents:
+            parent = parents[node]
+            if isinstance(node, ast.JoinedStr | ast.Raise | ast.arguments):
+                return False
+            if isinstance(parent, ast.FunctionDef) and node is parent.returns:
+                return False
+            if isinstance(parent, ast.AnnAssign) and node is parent.annotation:
+                return False
+            inside |= isinstance(parent, ast.FunctionDef)
+            node = parent
+        return inside
+
+    nodes = [node for node in ast.walk(tree) if counts(node)]
+    for index, node in enumerate(ast.walk(tree)):
+        if node not in nodes:
+            continue
+        for number, new in enumerate(replacements(node)):
+            clone = copy.deepcopy(tree)
+            target = list(ast.walk(clone))[index]
+            fresh = list(replacements(target))[number]
+            ast.copy_location(fresh, target)
+            mutated = ast.fix_missing_locations(_Replace(target, fresh).visit(clone))
+            yield node.lineno, f"{ast.unparse(node)}  →  {ast.unparse(new)}", ast.unparse(mutated)
+
+
+class _Replace(ast.NodeTransformer):
+    def __init__(self, target: ast.AST, new: ast.AST) -> None:
+        self.target, self.new = target, new
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        return self.new if node is self.target else super().generic_visit(node)
+
+
+def killed(module: Path, mutated: str, tests: list[str]) -> bool:
+    """Whether the tests fail on a copy of the package with ``module`` replaced."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "coursekit", Path(folder) / "coursekit", ignore=shutil.ignore_patterns("__pycache__"))
+        (Path(folder) / module).write_text(mutated)
+        environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *[str(ROOT / test) for test in tests]]
+        try:
+            return subprocess.run(command, env=environment, cwd=folder, capture_output=True, timeout=120).returncode == 1
+        except subprocess.TimeoutExpired:
+            return True
+
+
+def main(module: str, *tests: str) -> None:
+    source = (ROOT / module).read_text()
+    if killed(Path(module), source, list(tests)):
+        sys.exit("the tests fail on the unchanged module, so they can judge nothing")
+    jobs = list(mutants(source))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        verdicts = list(pool.map(lambda job: killed(Path(module), job[2], list(tests)), jobs))
+    for (line, description, _), dead in zip(jobs, verdicts, strict=True):
+        if not dead:
+            print(f"survives  {module}:{line}  {description}")
+    print(f"{module}: {sum(verdicts)} of {len(jobs)} mutants killed ({100 * sum(verdicts) / len(jobs):.0f} %)")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
