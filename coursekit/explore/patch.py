@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import ipywidgets as widgets
 import matplotlib.patches
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -86,13 +87,13 @@ class PatchExplorer(Explorer):
             for colour, width in (("white", 4), (VERMILION, 2))
         ]
         self.squares = []
-        blank = torch.zeros(self.size, self.size)
+        blank = np.zeros((self.size, self.size))
         titles = {"patch $P_{ij}$": "gray", "weights $W_1[d]$": DIVERGING, "product": DIVERGING}
         for axes, (title, colours) in zip(squares, titles.items(), strict=True):
             self.squares.append(axes.imshow(blank, cmap=colours, vmin=0, vmax=1))
             axes.set_title(title)
             axes.set_axis_off()
-        self.map = output.imshow(self.maps[0], cmap=DIVERGING, interpolation="antialiased")
+        self.map = output.imshow(self.maps[0].numpy(), cmap=DIVERGING, interpolation="antialiased")
         output.set_title("first layer, channel d")
         output.set_axis_off()
         (self.dot,) = output.plot([0], [0], "o", color=VERMILION, markeredgecolor="white", markersize=8)
@@ -109,13 +110,13 @@ class PatchExplorer(Explorer):
         for box in self.boxes:
             box.set_xy((shown.column - 0.5, shown.row - 0.5))
         for picture, values in zip(self.squares, (shown.patch, shown.weights, shown.product), strict=True):
-            picture.set_data(values)
+            picture.set_data(values.numpy())
         for picture, values in ((self.squares[1], shown.weights), (self.squares[2], shown.product)):
             limit = values.abs().max().item() or 1.0
             picture.set_clim(-limit, limit)
         responses = self.maps[list(self.filters).index(shown.name)]
         limit = responses.abs().max().item() or 1.0
-        self.map.set_data(responses)
+        self.map.set_data(responses.numpy())
         self.map.set_clim(-limit, limit)
         self.dot.set_data([shown.column], [shown.row])
         self.sum.set_text(f"the product adds up to {shown.pixel:+.4f}: the pixel at ({shown.row}, {shown.column})")
