@@ -28,7 +28,7 @@ import sys
 from importlib import util
 from pathlib import Path
 
-sys.path += [str(f) for f in [Path.cwd(), *Path.cwd().parents] if (f / "coursekit" / "__init__.py").is_file()]  # in a checkout
+sys.path += [str(f) for f in [Path.cwd(), *Path.cwd().parents] if (f / "coursekit/__init__.py").is_file()]
 if util.find_spec("coursekit") is None:
     raise ModuleNotFoundError("coursekit is not installed. In a checkout, run: pip install -e .\n"
                               "To open notebooks without one, publish them first: make publish REPO=owner/name")

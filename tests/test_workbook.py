@@ -300,7 +300,11 @@ def test_html_has_an_index_and_leaves_the_notebooks_alone(tiny: Path, tmp_path: 
     before = {path: path.read_bytes() for path in tiny.parent.iterdir()}
     index = notebooks.write_html(tmp_path, tmp_path / "build")
     assert '<a href="01_tiny.html">Title</a><p>First sentence.</p>' in index.read_text()
-    assert "First sentence. Second." in (tmp_path / "build" / "01_tiny.html").read_text()
+    page = (tmp_path / "build" / "01_tiny.html").read_text()
+    assert "First sentence. Second." in page
+    assert not re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["']?(?:https?:)?//""", page), "the page needs a network"
+    script = re.search(r'<script src="(mathjax/[^"?]+)', page)
+    assert script and (tmp_path / "build" / script[1]).is_file(), "formulas need MathJax beside the page"
     assert {path: path.read_bytes() for path in tiny.parent.iterdir()} == before
 
 

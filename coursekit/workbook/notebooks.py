@@ -11,10 +11,12 @@ import json
 import os
 import platform
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import jupyter_server_mathjax
 import jupytext
 import nbformat
 import torch
@@ -37,9 +39,16 @@ CELL_TIMEOUT = 900  # seconds
 PLACEHOLDER = "No description has been provided"  # what nbconvert writes where an image has no alternative text
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
-# The lab template leaves alternative text out, so it is put in here. Leaving out require.js and mermaid, which nothing here uses, makes
-# MathJax the only thing that is fetched when a page is read: without a network the formulas show as their TeX, and all else is in the file.
+MATHJAX = "mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"  # copied beside the pages, so that they need no network
+
+# The lab template leaves alternative text out, so it is put in here; and it loads require.js and mermaid, which nothing here uses.
 TEMPLATE = """{% extends 'index.html.j2' %}
+{% block html_head_js_mathjax %}
+<script type="text/x-mathjax-config">
+MathJax.Hub.Config({"HTML-CSS": {availableFonts: [], preferredFont: null, webFont: "STIX-Web", imageFont: null}});
+</script>
+{{ super() }}
+{% endblock %}
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% macro described(image, cell) %}{{ image | replace('<img ', '<img alt="' ~ (cell.metadata.alt | escape_html) ~ '" ') }}{% endmacro %}
@@ -225,7 +234,7 @@ def to_html(notebook: NotebookNode, name: str) -> str:
     """An executed notebook as one HTML page with described images. Raises WorkbookError naming each cell with an undescribed one."""
     if complaints := undescribed(notebook):
         raise WorkbookError("\n".join(f"{name}: {complaint}" for complaint in complaints))
-    exporter = HTMLExporter(template_name="lab", raw_template=TEMPLATE, embed_images=True)
+    exporter = HTMLExporter(template_name="lab", raw_template=TEMPLATE, embed_images=True, mathjax_url=MATHJAX)
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
     if PLACEHOLDER in page:  # an <img> of some other origin: in Markdown, or in an HTML output
         cell_id = page[: page.index(PLACEHOLDER)].rpartition('id="cell-id=')[2].partition('"')[0]
@@ -236,7 +245,7 @@ def to_html(notebook: NotebookNode, name: str) -> str:
 
 def write_html(root: Path, target: Path) -> Path:
     """Execute every notebook, write its HTML and an index to `target`, and return the index. The notebooks' own files stay as they are."""
-    target.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(Path(jupyter_server_mathjax.__file__).parent / "static", target / "mathjax", dirs_exist_ok=True)
     entries = []
     for path in sources(root):
         notebook = run(in_step(path), path)

@@ -19,7 +19,7 @@ REPOSITORY_LINE = re.compile(r'(^\[tool\.coursekit\]$(?:\n(?!\[).*)*?\nrepositor
 FIND = """\
 from pathlib import Path
 
-sys.path += [str(f) for f in [Path.cwd(), *Path.cwd().parents] if (f / "coursekit" / "__init__.py").is_file()]  # in a checkout
+sys.path += [str(f) for f in [Path.cwd(), *Path.cwd().parents] if (f / "coursekit/__init__.py").is_file()]
 """
 INSTALL = """\
 import subprocess
