@@ -20,13 +20,13 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "'$(PYTHON)' has no venv module. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
 	@echo "Setting up $(VENV): torch and the other libraries, several GB the first time, a few minutes."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 lab: $(READY)
 	@echo "Opening the notebooks in JupyterLab; stop it with Ctrl-C."
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 workbook: $(READY)
 	@echo "Executing the notebooks on the built-in data, then writing HTML to build/."
