@@ -1,7 +1,8 @@
 """Claims that run. Each prints one line that is the same on every machine, or fails with a message that teaches.
 
 The printed line holds the claim and its bound, never the measured value, which differs in its last digits from
-machine to machine; the message of a failure holds both. A claim begins with the number of the equation it is about.
+machine to machine; the message of a failure holds both. A claim begins with the number of the equation it is about, or,
+where there is none, of the section.
 """
 
 from __future__ import annotations
@@ -49,12 +50,19 @@ def check(claim: str, value: Number, *, at_most: float | None = None, at_least: 
 
 
 def check_true(claim: str, holds: bool | Tensor, *, hint: str = "") -> None:
-    """Claim that a statement is true. Raises ``CheckFailed`` where it is not."""
+    """Claim that a statement is true. Raises ``CheckFailed`` where it is not, ``ValueError`` for several truth values."""
+    if isinstance(holds, Tensor) and holds.numel() != 1:
+        raise ValueError(f"{claim!r} is about one truth value, got shape {tuple(holds.shape)}; say .all() or .any()")
     _verdict(claim, "", bool(holds), "found that it does not hold", hint)
 
 
 def check_equal(claim: str, actual: Any, expected: Any, *, hint: str = "") -> None:
-    """Claim that two things that have no rounding are equal: shapes, counts, names. The line shows the value."""
+    """Claim that two things that have no rounding are equal: shapes, counts, names. The line shows the value.
+
+    Raises ``CheckFailed`` where they differ, ``ValueError`` for tensors.
+    """
+    if isinstance(actual, Tensor) or isinstance(expected, Tensor):
+        raise ValueError(f"{claim!r} compares tensors: use check_close")
     _verdict(claim, f"= {expected}", actual == expected, f"found {actual}, expected {expected}", hint)
 
 
@@ -69,12 +77,14 @@ def check_close(claim: str, actual: Number, expected: Number, *, tolerance: floa
         _verdict(claim, "", False, f"found shape {tuple(actual.shape)}, expected {tuple(expected.shape)}", hint)
     if tolerance is None:
         exact = all(t.dtype == torch.float64 or not t.is_floating_point() for t in (actual, expected))
-        scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+        scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0   # an absolute tolerance below 1
         bound, shown = (1e-10 if exact else 1e-5) * scale, f"to {1e-10 if exact else 1e-5:g}"
     else:
         bound, shown = tolerance, f"to {tolerance:g}"
+    if not expected.numel():
+        raise ValueError(f"{claim!r} compares two empty tensors, shape {tuple(expected.shape)}: there is nothing to check")
     gap = _gap(actual, expected)
-    largest = gap.max().item() if gap.numel() else 0.0
+    largest = gap.max().item()
     _verdict(claim, shown, largest <= bound, _where(actual, expected, gap), hint)
 
 
@@ -89,6 +99,8 @@ def check_moments(claim: str, samples: Tensor, *, mean: Number, variance: Number
     n, mean, variance = x.numel(), _one_number(claim, mean), _one_number(claim, variance)
     if n < 100:
         raise ValueError(f"check_moments({claim!r}) has {n} samples: a standard error needs at least 100")
+    if not variance >= 0:
+        raise ValueError(f"check_moments({claim!r}) claims the variance {variance:g}; no law has it")
     centred = x - mean
     second, fourth = centred.square().mean().item(), centred.pow(4).mean().item()
     mean_error, variance_error = math.sqrt(variance / n), math.sqrt(max(fourth - second**2, 0.0) / n)
@@ -150,7 +162,10 @@ def _hint(hint: str) -> str:
 def _tensor(value: Any) -> Tensor:
     if isinstance(value, float):
         return torch.tensor(value, dtype=torch.float64)   # torch would round a Python float to float32
-    return torch.as_tensor(value).detach()
+    tensor = torch.as_tensor(value).detach()
+    if tensor.is_complex():
+        raise ValueError("complex numbers are not compared: check their real and imaginary parts")
+    return tensor
 
 
 def _one_number(claim: str, value: Number) -> float:
@@ -168,8 +183,6 @@ def _gap(actual: Tensor, expected: Tensor) -> Tensor:
 
 
 def _where(actual: Tensor, expected: Tensor, gap: Tensor) -> str:
-    if not gap.numel():
-        return "nothing to compare"
     index = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape))
     at = f" at index {index}" if index else ""
     return f"largest difference {gap.max().item():.3g}{at}: found {actual[index].item():.6g}, expected {expected[index].item():.6g}"

@@ -49,14 +49,14 @@ def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
     raise ValueError(f"an image has shape (3, H, W), (1, H, W) or (H, W), got {tuple(array.shape)}")
 
 
-def show_image(axes: Axes, image: Tensor | np.ndarray, title: str = "", *, signed: bool = False, smooth: bool = True) -> None:
-    """Draw one image without axes. ``signed``: zero is white, with symmetric limits. ``smooth=False`` shows each pixel."""
+def show_image(axes: Axes, image: Tensor | np.ndarray, title: str = "", *, signed: bool = False) -> None:
+    """Draw one image without axes. ``signed``: zero is white, with symmetric limits."""
     picture = as_picture(image)
     options: dict = {"cmap": "gray"} if picture.ndim == 2 else {}
     if signed:
         limit = float(np.abs(picture).max()) or 1.0
         options = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
-    axes.imshow(picture, interpolation="antialiased" if smooth else "nearest", **options)
+    axes.imshow(picture, interpolation="antialiased", **options)
     axes.set_title(title)
     axes.set_axis_off()
 

@@ -33,13 +33,13 @@ def median_seconds(calls: Mapping[str, Callable[[], Any]], repeats: int = 7) -> 
     return {name: median(values) for name, values in times.items()}
 
 
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """The most bytes of tensors, made during ``call``, that were alive at once. Exact and repeatable.
+def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int:
+    """The most bytes of tensors, made during ``call`` on ``device``, that were alive at once. The same at every call.
 
-    On CUDA the allocator is asked. On the CPU every result of a torch operation is followed until it is freed;
-    scratch memory that an operation takes and returns inside itself is not seen.
+    On the CPU every result of a torch operation is followed until it is freed; scratch memory that an operation takes
+    and returns inside itself is not seen. On CUDA the allocator is asked, and libraries' workspaces count too.
     """
-    if torch.cuda.is_available():
+    if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -25,8 +25,7 @@ def extract_patches(x: Tensor, patch_size: int) -> Tensor:
     """
     if x.ndim != 4:
         raise ValueError(f"x must have shape (B, C, H, W), got {tuple(x.shape)}; add missing axes with x[None]")
-    if patch_size < 1 or min(x.shape[-2:]) < patch_size:
-        raise ValueError(f"no {patch_size}×{patch_size} patch fits into an image of {x.shape[-2]}×{x.shape[-1]} pixels")
+    _check_fits(patch_size, *x.shape[-2:])
     return F.unfold(x, patch_size).transpose(1, 2)
 
 
@@ -97,8 +96,8 @@ def receptive_field(network: nn.Module, in_channels: int, size: int) -> tuple[in
     and returns the bounding box of the input pixels with a gradient at the middle output pixel.
     Raises ``ValueError`` where no input pixel has one. Source: Basel, problem set 6, exercise 1 (extended).
     """
-    dtype = next(network.parameters()).dtype
-    x = torch.randn(8, in_channels, size, size, dtype=dtype, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    x = torch.randn(8, in_channels, size, size, generator=torch.Generator().manual_seed(0))
+    x = x.to(next(network.parameters(), x)).requires_grad_()   # the network's type and device, if it has parameters
     y = network(x)
     y[:, :, y.shape[2] // 2, y.shape[3] // 2].sum().backward()
     assert x.grad is not None
@@ -109,7 +108,16 @@ def receptive_field(network: nn.Module, in_channels: int, size: int) -> tuple[in
 
 
 def multiplications(channels: Sequence[int], patch_size: int, height: int, width: int) -> int:
-    """Multiplications that either form needs for one image: (H−k+1)(W−k+1)·(C·k²·D₁ + D₁·D₂ + …)."""
+    """Multiplications that either form needs for one image: (H−k+1)(W−k+1)·(C·k²·D₁ + D₁·D₂ + …).
+
+    Raises ``ValueError`` where no patch fits into the image.
+    """
+    _check_fits(patch_size, height, width)
     widths = [channels[0] * patch_size**2, *channels[1:]]
     per_patch = sum(a * b for a, b in pairwise(widths))
     return (height - patch_size + 1) * (width - patch_size + 1) * per_patch
+
+
+def _check_fits(patch_size: int, height: int, width: int) -> None:
+    if patch_size < 1 or min(height, width) < patch_size:
+        raise ValueError(f"no {patch_size}×{patch_size} patch fits into an image of {height}×{width} pixels")

@@ -98,17 +98,20 @@ def killed(module: Path, mutated: str, tests: list[str]) -> bool:
     """Whether the tests fail on a copy of the package with ``module`` replaced."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "coursekit", Path(folder) / "coursekit", ignore=shutil.ignore_patterns("__pycache__"))
-        (Path(folder) / module).write_text(mutated)
+        (Path(folder) / module).write_text(mutated, encoding="utf-8")
         environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *[str(ROOT / test) for test in tests]]
         try:
-            return subprocess.run(command, env=environment, cwd=folder, capture_output=True, timeout=120).returncode == 1
+            code = subprocess.run(command, env=environment, cwd=folder, capture_output=True, timeout=120).returncode
         except subprocess.TimeoutExpired:
             return True
+    if code not in (0, 1, 2):   # 1: a test failed; 2: the module could not even be imported
+        sys.exit(f"pytest ended with {code}: are the tests' names right?")
+    return code != 0
 
 
 def main(module: str, *tests: str) -> None:
-    source = (ROOT / module).read_text()
+    source = (ROOT / module).read_text(encoding="utf-8")
     if killed(Path(module), source, list(tests)):
         sys.exit("the tests fail on the unchanged module, so they can judge nothing")
     jobs = list(mutants(source))

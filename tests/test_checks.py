@@ -134,3 +134,30 @@ def test_silent_prints_nothing_and_still_fails(capsys):
 def test_python_floats_are_not_rounded_to_float32():
     with pytest.raises(CheckFailed):
         check_close("claim", 1.0 + 1e-8, 1.0)
+
+
+def test_what_cannot_be_compared_is_refused():
+    for call, message in (
+        (lambda: check_close("c", torch.tensor(1 + 2j), torch.tensor(1 + 5j)), "complex"),
+        (lambda: check_close("c", torch.ones(0), torch.ones(0)), "nothing to check"),
+        (lambda: check_equal("c", torch.ones(2), torch.ones(2)), "use check_close"),
+        (lambda: check_true("c", torch.tensor([True, False])), r"\.all\(\)"),
+        (lambda: check_moments("c", torch.zeros(200), mean=0, variance=-1), "variance -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_moments_use_four_standard_errors_and_no_more():
+    """±1 with equal shares has fourth moment 1 = variance²: the standard error of its variance is 0, so nothing else passes."""
+    signs = torch.tensor([1.0, -1.0]).repeat(5_000)
+    check_moments("signs", signs, mean=0, variance=1)
+    with pytest.raises(CheckFailed):
+        check_moments("signs", signs, mean=0, variance=1.001)
+    for shift, holds in ((3.9, True), (4.1, False)):
+        shifted = signs + shift / 100  # a standard error of the mean is 1/100
+        if holds:
+            check_moments("shifted", shifted - 0, mean=0, variance=(shifted**2).mean())
+        else:
+            with pytest.raises(CheckFailed):
+                check_moments("shifted", shifted, mean=0, variance=(shifted**2).mean())

@@ -278,6 +278,13 @@ def test_ddim_keeps_the_marginals_on_any_grid(eta):
         assert torch.allclose(share, eta**2 * (1 - schedule.alpha_bar[s]) / (1 - schedule.alpha_bar[t]) * noise, atol=1e-12)
 
 
+def test_ddim_refuses_a_target_time_of_another_batch_size():
+    schedule, x = SCHEDULES["cosine 50"], normal(3, 4)
+    for s in (torch.tensor([1, 2]), torch.tensor([1])):
+        with pytest.raises(ValueError, match="first axis must match"):
+            k.ddim_step(schedule, x, 5, s, x, x)
+
+
 def test_bad_ddim_steps():
     schedule, x = SCHEDULES["cosine 50"], normal(2, 4)
     for t, s, eta, message in ((5, 5, 0, "earlier"), (5, 9, 0, "earlier"), (5, 4, 1.5, "eta"), (5, 4, -0.1, "eta"), (5, -1, 0, "0 … 50")):

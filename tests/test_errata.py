@@ -19,7 +19,7 @@ def test_printed_fails_and_right_holds(erratum):
 
 @pytest.mark.parametrize("erratum", ERRATA, ids=lambda erratum: erratum.id)
 def test_its_notebook_shows_it(erratum):
-    text = (NOTEBOOKS / f"{erratum.notebook}.py").read_text()
+    text = (NOTEBOOKS / f"{erratum.notebook}.py").read_text(encoding="utf-8")
     assert f'"{erratum.id}  ' in text, "no check in the notebook names it"
     assert f"| {erratum.id} |" in text, "the notebook's table of errata leaves it out"
 

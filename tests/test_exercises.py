@@ -49,6 +49,14 @@ def off_by_one(network, channels, size):
     return height - 1, width - 1
 
 
+def one_image(network, channels, size):
+    x = torch.randn(1, channels, size, size, dtype=next(network.parameters()).dtype).requires_grad_()
+    y = network(x)
+    y[:, :, y.shape[2] // 2, y.shape[3] // 2].sum().backward()
+    rows, columns = x.grad.abs().sum((0, 1)).nonzero(as_tuple=True)
+    return (rows.max() - rows.min() + 1).item(), (columns.max() - columns.min() + 1).item()
+
+
 WRONG = [
     ("1.1", short_patches, "end is left out"),
     ("1.1", column_first_patches, "j moves fastest"),
@@ -56,7 +64,11 @@ WRONG = [
     ("2.1", no_bias, "copy the bias"),
     ("4.1", activation_at_the_end, "none at the end"),
     ("4.2", off_by_one, r"last − first \+ 1"),
-    ("2.1", lambda *_: None, "TypeError"),
+    ("4.2", one_image, "several random images"),
+    ("2.1", lambda *_: None, "return an nn.Conv2d; this is NoneType"),
+    ("1.1", lambda *_: None, "return a tensor; this is NoneType"),
+    ("2.1", lambda layer, c, k: nn.Conv2d(c, layer.out_features, k), "the layer's dtype"),
+    ("4.1", lambda mlp: 1 / 0, "trying your function ended in ZeroDivisionError"),
 ]
 
 

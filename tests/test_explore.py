@@ -69,6 +69,9 @@ def test_the_pixel_is_the_convolution_everywhere(explorer):
         ({"rwo": 1}, "no control 'rwo'; its controls are row, column, filter"),
         ({"row": 10**4}, "row must lie in 0"),
         ({"filter": "x"}, "filter must be one of"),
+        ({"row": 1.5}, "row must be an integer, got 1.5"),
+        ({"row": "a"}, "row must be an integer"),
+        ({"row": True}, "row must be an integer"),
     ],
 )
 def test_impossible_values_are_named(explorer, values, message):
@@ -107,3 +110,32 @@ def test_nothing_is_drawn_anew_for_a_frame(explorer, monkeypatch):
     monkeypatch.setattr(explorer._canvas, "draw", lambda: draws.append(1))
     explorer.controls["row"].value += 1
     assert not draws  # the background is kept, so a frame costs only what moves
+
+
+def test_what_is_drawn_is_what_was_computed(explorer):
+    explorer.controls["row"].value, explorer.controls["column"].value, explorer.controls["filter"].value = 21, 47, "spots"
+    shown = explorer.shown
+    patch, weights, product = (picture.get_array() for picture in explorer.squares)
+    for drawn, right in ((patch, shown.patch), (weights, explorer.filters["spots"]), (product, shown.product)):
+        assert np.array_equal(drawn, right.numpy())
+    responses = F.conv2d(explorer.photo, explorer.filters["spots"][None, None])[0, 0]
+    assert np.allclose(explorer.map.get_array(), responses.numpy())
+    assert [list(values) for values in explorer.dot.get_data()] == [[47], [21]]  # x is the column, y is the row
+    assert all(box.get_xy() == (46.5, 20.5) for box in explorer.boxes)
+    assert f"{responses[21, 47].item():+.4f}" in explorer.sum.get_text() and "(21, 47)" in explorer.sum.get_text()
+
+
+@pytest.mark.parametrize(
+    ("image", "filters"),
+    [
+        (torch.rand(12, 15), {"a": torch.ones(3, 3)}),
+        (torch.rand(3, 12, 15), {"a": torch.ones(3, 3)}),
+        (torch.rand(1, 12, 15), {}),
+        (torch.rand(1, 12, 15), {"a": torch.ones(3, 3), "b": torch.ones(5, 5)}),
+        (torch.rand(1, 12, 15), {"a": torch.ones(3, 5)}),
+        (torch.rand(1, 12, 15), {"a": torch.ones(13, 13)}),
+    ],
+)
+def test_impossible_images_and_filters(image, filters):
+    with pytest.raises(ValueError, match=r"filters|fits"):
+        PatchExplorer(image, filters)

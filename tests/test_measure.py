@@ -1,4 +1,5 @@
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,3 +53,10 @@ def test_median_seconds_tells_slow_from_quick_and_counts_calls():
     assert times["slow"] > 2 * times["quick"]
     with pytest.raises(ValueError, match="repeats"):
         median_seconds({}, repeats=0)
+
+
+def test_the_median_is_of_the_measured_calls_only(monkeypatch):
+    """A clock that tells 1, 5 and 2 seconds after a first call that is a warm-up: the median is 2."""
+    ticks = iter([0, 100, 101, 101, 106, 106, 108])
+    monkeypatch.setattr("coursekit.measure.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    assert median_seconds({"call": lambda: None}, repeats=3) == {"call": 2}

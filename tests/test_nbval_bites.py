@@ -1,4 +1,5 @@
 """`pytest --nbval` fails when a stored number, a formula or a slider's callback changes, and in the cell that tells of it."""
+
 from __future__ import annotations
 
 import os
@@ -30,7 +31,7 @@ class Bite(NamedTuple):
 
 
 NOTEBOOK = ROOT / "notebooks" / "01_patchwise_mlp.ipynb"
-LAST_CELL = "check(f\"4.1  MLP = convnet"  # the cells after this one are left out, to be quick
+LAST_CELL = 'check(f"4.1  MLP = convnet'  # the cells after this one are left out, to be quick
 BITES = [
     Bite("a stored number", None, "20 networks", "21 networks", LAST_CELL),
     Bite("a formula", "patchwise.py", "z = layer(activation(z))", "z = activation(layer(z))", LAST_CELL),
@@ -123,7 +124,7 @@ def test_helper_finds_the_cell(tmp_path: Path, bite: Bite | None, expected: list
     package = tmp_path / "original" / "coursekit"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "tiny.py").write_text(TINY_PACKAGE)
+    (package / "tiny.py").write_text(TINY_PACKAGE, encoding="utf-8")
     outputs = [[new_output("stream", text=text)] if text else [] for text in TINY.values()]
     cells = [new_code_cell(source, outputs=output) for source, output in zip(TINY, outputs, strict=True)]
     for count, cell in enumerate(cells, start=1):

@@ -49,6 +49,10 @@ def test_mlp_equals_its_definition_and_its_convnet(layers, batch, k, channels, h
     assert torch.allclose(net(x), y, atol=tolerance)
     (g,) = torch.autograd.grad(y.square().sum(), x, retain_graph=True)
     assert torch.allclose(torch.autograd.grad(net(x).square().sum(), x)[0], g, atol=100 * tolerance)
+    for p, q in zip(mlp.parameters(), net.parameters(), strict=True):
+        (gp,) = torch.autograd.grad(mlp(x).square().sum(), p)
+        (gq,) = torch.autograd.grad(net(x).square().sum(), q)
+        assert torch.allclose(gq.reshape(gp.shape), gp, atol=100 * tolerance, rtol=100 * tolerance)
     assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in mlp.parameters())
     assert [type(m).__name__ for m in net] == ["Conv2d", *["GELU", "Conv2d"] * (layers - 1)]
 
@@ -91,6 +95,10 @@ def test_receptive_field(k):
         receptive_field(dead, 1, 5)
 
 
+def test_receptive_field_without_parameters():
+    assert receptive_field(nn.AvgPool2d(3, 1), 2, 9) == (3, 3)
+
+
 def test_multiplications():
     assert multiplications((1, 1), 1, 2, 3) == 6
     assert multiplications((3, 64, 10), 7, 20, 30) == 14 * 24 * (147 * 64 + 64 * 10)
@@ -106,6 +114,7 @@ def test_multiplications():
         (lambda: PatchwiseMLP(3, (1, 2)).double()(images(1, 8, 8)), r"shape \(B, C, H, W\), got \(1, 8, 8\)"),
         (lambda: PatchwiseMLP(9, (1, 2)).double()(images(1, 1, 8, 12)), "no 9×9 patch fits into an image of 8×12"),
         (lambda: extract_patches(images(1, 1, 4, 4), 0), "no 0×0 patch"),
+        (lambda: multiplications((3, 1), 7, 3, 3), "no 7×7 patch fits into an image of 3×3"),
         (lambda: linear_as_convolution(nn.Linear(10, 2), 1, 3), "takes 10 numbers; 1·3² are 9"),
     ],
 )

@@ -22,6 +22,8 @@ from PIL import Image
 
 from coursekit.data import CREDITS, DataError, data_root, fetch, photograph, registry, sources
 
+if not hasattr(os, "fork"):
+    pytest.skip("interrupts downloads in forked processes, which Windows lacks", allow_module_level=True)
 FORK = multiprocessing.get_context("fork")  # a child that need not import torch again
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -155,6 +157,8 @@ def test_the_registered_urls_are_the_default(root, mirror):
         (packed(extra=[("C:/evil", b"")]), r"'C:/evil' could be written outside"),
         (packed(extra=[("__MACOSX/../evil", b"")]), r"could be written outside"),
         (packed(extra=[("Tiny/images", b"")]), r"cannot be unpacked"),
+        (packed(extra=[("Tiny/a\x1b[2J", b"")]), r"a name that no data set needs"),
+        (packed(extra=[("Tiny/" + 250 * "a", b"")]), r"a name that no data set needs"),
         (packed(extra=[("Tiny/bomb", bytes(2 * 10**6))]), r"more than 1000000; the largest member is 'Tiny/bomb'"),
         (packed({name: CONTENT[name] for name in list(CONTENT)[:-1]}), r"masks/ has 3 files, not 4; images/3.jpg has no partner"),
         (packed(RENAMED), r"images/3.jpg has no partner of that name; masks/x.txt has no"),
@@ -416,8 +420,8 @@ def test_a_wheel_carries_the_registry_and_uses_the_cache(tmp_path, monkeypatch):
     beside = tmp_path / "site-packages" / "coursekit" / "data"
     beside.mkdir(parents=True)
     (beside.parents[1] / "data").mkdir()  # some other package's folder: without a pyproject.toml this is no checkout
-    (beside / "sources.py").write_text(Path(sources.__file__).read_text())
-    (beside / "sources.toml").write_text((REPOSITORY / "data" / "sources.toml").read_text())
+    (beside / "sources.py").write_text(Path(sources.__file__).read_text(encoding="utf-8"))
+    (beside / "sources.toml").write_text((REPOSITORY / "data" / "sources.toml").read_text(encoding="utf-8"))
     specification = importlib.util.spec_from_file_location("installed_sources", beside / "sources.py")
     installed = importlib.util.module_from_spec(specification)
     monkeypatch.setitem(importlib.sys.modules, "installed_sources", installed)  # dataclasses look their module up
@@ -448,10 +452,22 @@ def test_a_malformed_entry_names_file_entry_and_key(key, value):
 @pytest.mark.parametrize(("line", "key"), [("titel = 'x'", "titel"), ("title = 'x'", "urls")])
 def test_an_unknown_or_missing_key_is_named(line, key, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "sources.toml").write_text(f"[tiny]\n{line}\n")
+    (tmp_path / "data" / "sources.toml").write_text(f"[tiny]\n{line}\n", encoding="utf-8")
     monkeypatch.setattr(sources, "_PACKAGE", tmp_path / "coursekit")
     with pytest.raises(ValueError, match=rf"sources.toml: \[tiny\] .*'{key}'"):
         registry()
+
+
+def test_too_many_members_are_refused(root, mirror, monkeypatch):
+    monkeypatch.setattr(sources, "_MOST_MEMBERS", 3)
+    with pytest.raises(DataError, match="members, more than 3"):
+        fetch(TINY, root, urls=[mirror(GOOD)])
+    assert_nothing_made(root)
+
+
+def test_one_url_must_stand_in_a_list(root):
+    with pytest.raises(TypeError, match="must be a list of URLs"):
+        fetch(TINY, root, urls="file:///x.zip")
 
 
 def test_an_unknown_name_lists_the_known_ones():
@@ -460,9 +476,9 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_the_registered_digest_is_that_of_the_real_data():
-    copy = Path(os.environ.get("COURSEKIT_REAL_DATA", REPOSITORY.parent / "shared" / "data")) / "Kvasir-SEG"
+    copy = Path(os.environ.get("COURSEKIT_REAL_DATA", "nowhere")) / "Kvasir-SEG"
     if not copy.is_dir():
-        pytest.skip("no copy of Kvasir-SEG beside the repository")
+        pytest.skip("set COURSEKIT_REAL_DATA to the folder that holds Kvasir-SEG")
     before = sorted(os.listdir(copy.parent))
     assert fetch("kvasir-seg", copy.parent, urls=[]) == copy
     assert sorted(os.listdir(copy.parent)) == before
@@ -480,6 +496,12 @@ def test_photograph(name):
     middle = whole[:, :, 106:533]  # the square that was scaled: averages survive an antialiased resize
     assert torch.allclose(small.mean((1, 2)), middle.mean((1, 2)), atol=0.01)
     assert "CC BY 2.0" in CREDITS[name]
+
+
+@pytest.mark.parametrize("size", [0, 0.5, (3,), (0, 4), "big", (2.0, 3)])
+def test_an_impossible_size_is_refused(size):
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        photograph("china", size)
 
 
 def test_an_unknown_photograph_lists_the_right_ones():

@@ -1,8 +1,11 @@
 """The notebooks as files: in step, executed, described, published; and that each gate which says so can fail."""
+
 from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -201,7 +204,11 @@ def test_sync_is_idempotent_and_makes_the_same_notebook_anew(tiny: Path) -> None
 
 def test_sync_keeps_ids_and_the_outputs_of_unchanged_cells_only(tiny: Path) -> None:
     before = nbformat.read(tiny.with_suffix(".ipynb"), as_version=4).cells
-    tiny.write_text(tiny.read_text().replace("print(1 + 1)", "print(1 + 2)").replace("# %% [markdown]", "# %%\nnew = 1\n\n# %% [markdown]"))
+    tiny.write_text(
+        tiny.read_text(encoding="utf-8")
+        .replace("print(1 + 1)", "print(1 + 2)")
+        .replace("# %% [markdown]", "# %%\nnew = 1\n\n# %% [markdown]")
+    )
     added, *after = notebooks.sync(tiny).cells
     assert added.source == "new = 1" and added.id not in [cell.id for cell in before]
     assert [cell.id for cell in after] == [cell.id for cell in before]
@@ -238,7 +245,7 @@ def test_names_select_notebooks_and_a_wrong_one_is_refused(tiny: Path) -> None:
 
 
 def executed(tiny: Path, *cells: str) -> NotebookNode:
-    tiny.write_text("".join(f"# %%\n{cell}\n\n" for cell in cells))
+    tiny.write_text("".join(f"# %%\n{cell}\n\n" for cell in cells), encoding="utf-8")
     notebooks.execute(tiny)
     return nbformat.read(tiny.with_suffix(".ipynb"), as_version=4)
 
@@ -296,16 +303,44 @@ def test_opening_is_plain_text() -> None:
 
 
 def test_html_has_an_index_and_leaves_the_notebooks_alone(tiny: Path, tmp_path: Path) -> None:
-    tiny.write_text(tiny.read_text().replace("[mode()]", "['fast']").replace("print(seconds)", "print(3)").replace("plt.show()", ""))
+    tiny.write_text(
+        tiny.read_text(encoding="utf-8").replace("[mode()]", "['fast']").replace("print(seconds)", "print(3)").replace("plt.show()", "")
+    )
     before = {path: path.read_bytes() for path in tiny.parent.iterdir()}
     index = notebooks.write_html(tmp_path, tmp_path / "build")
-    assert '<a href="01_tiny.html">Title</a><p>First sentence.</p>' in index.read_text()
-    page = (tmp_path / "build" / "01_tiny.html").read_text()
+    assert '<a href="01_tiny.html">Title</a><p>First sentence.</p>' in index.read_text(encoding="utf-8")
+    page = (tmp_path / "build" / "01_tiny.html").read_text(encoding="utf-8")
     assert "First sentence. Second." in page
     assert not re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["']?(?:https?:)?//""", page), "the page needs a network"
     script = re.search(r'<script src="(mathjax/[^"?]+)', page)
     assert script and (tmp_path / "build" / script[1]).is_file(), "formulas need MathJax beside the page"
     assert {path: path.read_bytes() for path in tiny.parent.iterdir()} == before
+
+
+# the setup cell
+
+
+@pytest.mark.parametrize("repository", ["", "octocat/workbook"])
+@pytest.mark.parametrize("where", ["notebooks", "notebooks/deeper", "", ".."], ids=["notebooks", "subfolder", "checkout", "beside it"])
+def test_setup_cell_finds_a_checkout(tmp_path: Path, where: str, repository: str) -> None:
+    """Without any installed package (-S), in a folder called coursekit, as a clone is: beside it, it looks like a package."""
+    package = tmp_path / "coursekit" / "coursekit" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.touch()
+    (tmp_path / "coursekit" / "notebooks" / "deeper").mkdir(parents=True)
+    code = setup_cell(repository, "v1") + "\nimport coursekit; print(coursekit.__file__)"
+    command = [sys.executable, "-I", "-S", "-c", code]
+    result = subprocess.run(command, cwd=tmp_path / "coursekit" / where, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str(package)
+
+
+@pytest.mark.parametrize("impostor", [False, True], ids=["nothing there", "an empty folder of that name"])
+def test_setup_cell_says_what_to_do_where_there_is_no_checkout(tmp_path: Path, impostor: bool) -> None:
+    if impostor:
+        (tmp_path / "coursekit").mkdir()
+    command = [sys.executable, "-I", "-S", "-c", setup_cell("", "v1")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "pip install -e" in result.stderr and "make publish REPO=owner/name" in result.stderr
 
 
 # publish
@@ -343,8 +378,8 @@ def test_publish_sets_and_unsets(project: Path) -> None:
 def test_publish_restamps_after_a_version_bump(project: Path) -> None:
     publish(project, "example/coursekit")
     pyproject = project / "pyproject.toml"
-    version = tomllib.loads(pyproject.read_text())["project"]["version"]
-    pyproject.write_text(pyproject.read_text().replace(f'version = "{version}"', 'version = "97.1.2"'))
+    version = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["version"]
+    pyproject.write_text(pyproject.read_text(encoding="utf-8").replace(f'version = "{version}"', 'version = "97.1.2"'))
     assert len(disagreements(project)) == 4 * len(sources(project)) + 1
     publish(project)
     assert disagreements(project) == [] and "coursekit@v97.1.2" in sources(project)[0].read_text(encoding="utf-8")
@@ -383,7 +418,7 @@ def test_publish_refuses_a_malformed_name(tiny: Path, name: str) -> None:
 ])  # fmt: skip
 def test_publish_refuses_a_project_without_its_places(tiny: Path, file: str, old: str, complaint: str) -> None:
     root = tiny.parents[1]
-    (root / file).write_text((root / file).read_text().replace(old, ""))
+    (root / file).write_text((root / file).read_text(encoding="utf-8").replace(old, ""))
     before = contents(root)
     with pytest.raises(WorkbookError, match=complaint):
         publish(root, "example/coursekit")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 import torchvision.transforms.v2.functional as transforms
 from sklearn.datasets import load_sample_image
@@ -28,9 +30,9 @@ def photograph(name: str = "china", size: int | tuple[int, int] | None = None) -
     image = torch.tensor(load_sample_image(f"{name}.jpg")).permute(2, 0, 1).float() / 255
     if size is None:
         return image
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
+    if not all(isinstance(side, Integral) and side >= 1 for side in (height, width)):
+        raise ValueError(f"size must be an int or (height, width), each at least 1 pixel, got {size!r}")
     scale = max(height / image.shape[1], width / image.shape[2])
     covering = [max(height, round(image.shape[1] * scale)), max(width, round(image.shape[2] * scale))]
     return transforms.center_crop(transforms.resize(image, covering, antialias=True), [height, width]).clamp(0, 1)

@@ -7,7 +7,6 @@ taken for the data set, which appears by one rename after it was verified.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import lzma
 import os
@@ -18,11 +17,10 @@ import tempfile
 import tomllib
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import aiohttp
@@ -30,14 +28,15 @@ import fsspec
 import platformdirs
 from filelock import FileLock
 from fsspec.implementations.http import HTTPFileSystem
-from PIL import Image
 
-from coursekit.runtime import Bar, progress, progress_bar
+from coursekit.data.content import fault, is_metadata
+from coursekit.runtime import Bar, progress_bar
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _IN_CHECKOUT = (_PACKAGE.parent / "pyproject.toml").exists() and (_PACKAGE.parent / "data").is_dir()
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)  # seconds: a download may be slow, a silent server may not
 _BROKEN = (OSError, EOFError, NotImplementedError, ValueError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)  # what bad archives raise
+_MOST_MEMBERS = 100_000
 _KEPT = "It is left as it is: put a right copy in its place, or move it away to have one downloaded"
 
 
@@ -120,6 +119,8 @@ def fetch(source: str | Source, root: str | os.PathLike[str] | None = None, *, u
         if source not in known:
             raise DataError(f"there is no data set {source!r}; there are {', '.join(known)}")
         source = known[source]
+    if isinstance(urls, str):
+        raise TypeError(f"urls must be a list of URLs, got the text {urls!r}; write [{urls!r}]")
     root = data_root(root)
     folder = root / source.folder
     if not os.path.lexists(folder):
@@ -133,8 +134,8 @@ def fetch(source: str | Source, root: str | os.PathLike[str] | None = None, *, u
                 shutil.rmtree(stale)
             if not os.path.lexists(folder):  # another process may have put it there while this one waited
                 return _install(source, root, source.urls if urls is None else urls)
-    if fault := _fault(folder, source):
-        raise DataError(f"{folder} is not {source.title}: {fault}. {_KEPT}")
+    if wrong := fault(folder, source):
+        raise DataError(f"{folder} is not {source.title}: {wrong}. {_KEPT}")
     return folder
 
 
@@ -235,8 +236,8 @@ def _unpack(archive: Path, source: Source, root: Path) -> Path:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with packed.open(member) as content, open(target, "wb") as file:
                         _copy(content, file, bar)
-                if fault := _fault(Path(aside, source.folder), source):
-                    raise _BadArchive(f"its content is not {source.title}: {fault}")
+                if wrong := fault(Path(aside, source.folder), source):
+                    raise _BadArchive(f"its content is not {source.title}: {wrong}")
                 return Path(aside, source.folder).rename(root / source.folder)
     except _BROKEN as error:
         raise _BadArchive(f"the archive cannot be unpacked: {type(error).__name__}: {error}") from error
@@ -245,14 +246,18 @@ def _unpack(archive: Path, source: Source, root: Path) -> Path:
 def _members(packed: zipfile.ZipFile, source: Source) -> list[zipfile.ZipInfo]:
     """The files to extract, once no member of the archive has been found harmful."""
     members = []
+    if len(packed.infolist()) > _MOST_MEMBERS:
+        raise _BadArchive(f"refused: it holds {len(packed.infolist())} members, more than {_MOST_MEMBERS}")
     for member in packed.infolist():
         name = member.orig_filename  # as it stands in the archive: zipfile cuts it at a NUL, and turns backslashes on Windows
         path, kind = PurePosixPath(name), stat.S_IFMT(member.external_attr >> 16)
         if path.is_absolute() or ".." in path.parts or set(name) & set("\\:\0"):
-            raise _BadArchive(f"refused: the member {name!r} could be written outside of the folder")
+            raise _BadArchive(f"refused: the member {name[:200]!r} could be written outside of the folder")
+        if not name.isprintable() or len(name) > 200:
+            raise _BadArchive(f"refused: the member {name[:200]!r} has a name that no data set needs")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or member.flag_bits & 1:
             raise _BadArchive(f"refused: the member {name!r} is {'encrypted' if member.flag_bits & 1 else 'a link or a device'}")
-        if not member.is_dir() and not _is_metadata(path):
+        if not member.is_dir() and not is_metadata(path):
             if path.parts[:1] != (source.folder,):
                 raise _BadArchive(f"refused: the member {name!r} lies outside of {source.folder}/, so this is another archive")
             members.append(member)
@@ -260,40 +265,3 @@ def _members(packed: zipfile.ZipFile, source: Source) -> list[zipfile.ZipInfo]:
         largest = max(members, key=lambda member: member.file_size).filename
         raise _BadArchive(f"refused: it would extract to {size} bytes, more than {source.max_bytes}; the largest member is {largest!r}")
     return members
-
-
-def _is_metadata(path: PurePath) -> bool:
-    return path.parts[:1] == ("__MACOSX",) or path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini")
-
-
-def _fault(folder: Path, source: Source) -> str | None:
-    """What is wrong with the content of ``folder``, narrowed down as far as can be told, or None."""
-    expected = source.counts or dict.fromkeys(source.digest_folders, source.files // len(source.digest_folders))
-    listed = [path for name in expected for path in sorted((folder / name).glob("*"), key=lambda path: path.name)]
-    files = {path.relative_to(folder).as_posix(): path for path in listed if path.is_file() and not _is_metadata(path)}
-    if source.sha256:
-        lines = (f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for name, path in files.items())
-        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-        if digest == source.sha256:
-            return None
-        times = Counter(path.name for path in files.values())
-        odd = [f"{name} has no partner of that name" for name, path in files.items() if times[path.name] < len(expected)]
-    else:
-        odd = [f"{name} is not named *.jpg" for name in files if not name.endswith(".jpg")]
-    found = Counter(name.rpartition("/")[0] for name in files)
-    odd = [f"{name}/ has {found[name]} files, not {count}" for name, count in expected.items() if found[name] != count] + odd
-    if not odd:
-        odd = [f"{name} does not decode: {why}" for name, path in progress(files.items(), "verify") if (why := _undecodable(path))]
-        if source.sha256 and not odd:
-            odd = [f"counts and names are right and every file decodes, but some content differs: digest {digest}, not {source.sha256}"]
-    return "; ".join(odd[:4] + [f"and {len(odd) - 4} more faults"] * (len(odd) > 4)) or None
-
-
-def _undecodable(path: Path) -> str | None:
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (64, 64))  # reads the whole JPEG, but spares most of the arithmetic
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
-        return str(error)
-    return None

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from coursekit.diffusion.schedule import NoiseSchedule, Time
+from coursekit.diffusion.schedule import NoiseSchedule, Time, per_item
 
 
 def forward_kernel(schedule: NoiseSchedule, s: Time, t: Time) -> tuple[Tensor, Tensor]:
@@ -133,9 +133,9 @@ def ddim_step(schedule: NoiseSchedule, x_t: Tensor, t: Time, s: Time, noise: Ten
     alpha_bar_s = schedule.alpha_bar[schedule.times(s, lowest=0)]
     alpha_bar_t = schedule.alpha_bar[schedule.times(t)]
     variance = eta**2 * (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - ratio)
-    direction = (1 - alpha_bar_s - variance).clamp(min=0)   # exactly 0 at s = 0 and η = 1, up to rounding
-    x_0 = x_0_from_noise(schedule, x_t, t, noise)
-    return _shaped(alpha_bar_s.sqrt(), x_t) * x_0 + _shaped(direction.sqrt(), x_t) * noise + _shaped(variance.sqrt(), x_t) * z
+    direction = (1 - alpha_bar_s - variance).clamp(min=0)   # 0 up to rounding where s = 0
+    signal, along, fresh = (per_item(c.sqrt(), x_t) for c in (alpha_bar_s.expand_as(ratio), direction, variance))
+    return signal * x_0_from_noise(schedule, x_t, t, noise) + along * noise + fresh * z
 
 
 def _previous(schedule: NoiseSchedule) -> Tensor:
@@ -148,11 +148,6 @@ def _ratio(schedule: NoiseSchedule, s: Time, t: Time) -> Tensor:
     if not (s < t).all():
         raise ValueError(f"s must be earlier than t, got s = {s.tolist()} and t = {t.tolist()}")
     return schedule.alpha_bar[t] / schedule.alpha_bar[s]
-
-
-def _shaped(values: Tensor, like: Tensor) -> Tensor:
-    values = values.to(like.device, like.dtype)
-    return values.reshape(-1, *[1] * (like.ndim - 1)) if values.ndim else values
 
 
 def _same_shape(name: str, tensor: Tensor, like: Tensor) -> None:

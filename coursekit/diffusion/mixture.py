@@ -92,7 +92,7 @@ class GaussianMixture:
         Components whose responsibility underflows to 0 are left out.
         """
         step = schedule.times(t)
-        alpha, beta = schedule.alpha[step], schedule.beta[step]
+        alpha, beta = schedule.alpha[step].cpu(), schedule.beta[step].cpu()
         before, now = self.diffused(schedule.alpha_bar[step - 1]), self.diffused(schedule.alpha_bar[step])
         weights = self._log_joint(torch.tensor(x_t, dtype=torch.float64), now).softmax(-1)
         gain = alpha.sqrt() * before.stds**2 / now.stds**2

@@ -114,12 +114,18 @@ class NoiseSchedule:
 
         Raises as ``times`` does, and ``ValueError`` where t has another batch size than ``like``.
         """
-        times = self.times(t, lowest=lowest)
-        if times.ndim and (not like.ndim or len(times) != like.shape[0]):
-            raise ValueError(f"t has {len(times)} entries; the batch has shape {tuple(like.shape)}, and its first axis must match")
-        dtype = like.dtype if like.is_floating_point() else torch.float64
-        gathered = values[times].to(like.device, dtype)
-        return gathered.reshape(-1, *[1] * (like.ndim - 1)) if times.ndim else gathered
+        return per_item(values[self.times(t, lowest=lowest)], like)
+
+
+def per_item(values: Tensor, like: Tensor) -> Tensor:
+    """One coefficient for all, (), or one for each item, (B,): in the type of ``like`` (B, …), shaped to multiply it.
+
+    Raises ``ValueError`` where B differs.
+    """
+    if values.ndim and (not like.ndim or len(values) != like.shape[0]):
+        raise ValueError(f"t has {len(values)} entries; the batch has shape {tuple(like.shape)}, and its first axis must match")
+    values = values.to(like.device, like.dtype if like.is_floating_point() else torch.float64)
+    return values.reshape(-1, *[1] * (like.ndim - 1)) if values.ndim else values
 
 
 def _check_steps(T: int) -> None:

@@ -38,8 +38,8 @@ def check(exercises: Mapping[str, Exercise], name: str, function: Callable[..., 
     except CheckFailed as failure:
         print(f"✗ Exercise {name}: not right yet. The notebook goes on with the package's own function.\n{failure}")
     except Exception as error:  # a reader's function may raise anything; it is reported, and the notebook goes on
-        message = f"your function raised {type(error).__name__}: {error}"
-        print(f"✗ Exercise {name}: {message}. The notebook goes on with the package's own function.")
+        message = f"trying your function ended in {type(error).__name__}: {error}"
+        print(f"✗ Exercise {name}: not right yet. The notebook goes on with the package's own function.\n{message}")
     else:
         print(f"✓ Exercise {name}: right.")
         return function

@@ -1,6 +1,8 @@
 """Explorers: sliders over a picture, one file a notebook. Each has ``controls``, ``image``, ``frame()`` and ``snapshot()``."""
 
 from coursekit.explore.base import Explorer
+from coursekit.explore.diffusion_1d import ReverseKernelExplorer, ScheduleExplorer
 from coursekit.explore.patch import PatchExplorer
+from coursekit.explore.trajectories import TrajectoryExplorer
 
-__all__ = ["Explorer", "PatchExplorer"]
+__all__ = ["Explorer", "PatchExplorer", "ReverseKernelExplorer", "ScheduleExplorer", "TrajectoryExplorer"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import ipywidgets as widgets
@@ -91,7 +92,13 @@ class Explorer(widgets.VBox):
         if name not in self.controls:
             raise ValueError(f"{type(self).__name__} has no control {name!r}; its controls are {', '.join(self.controls)}")
         control = self.controls[name]
-        if hasattr(control, "options") and value not in dict(control._options_full).values():
-            raise ValueError(f"{name} must be one of {list(dict(control._options_full).values())}, got {value!r}")
-        if hasattr(control, "min") and not control.min <= value <= control.max:
-            raise ValueError(f"{name} must lie in {control.min} .. {control.max}, got {value!r}")
+        if hasattr(control, "options"):
+            choices = [choice[1] if isinstance(choice, tuple) else choice for choice in control.options]
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+        elif hasattr(control, "min"):
+            number = Integral if isinstance(control.value, int) else Real
+            if isinstance(value, bool) or not isinstance(value, number):
+                raise ValueError(f"{name} must be {'an integer' if number is Integral else 'a number'}, got {value!r}")
+            if not control.min <= value <= control.max:
+                raise ValueError(f"{name} must lie in {control.min} .. {control.max}, got {value!r}")

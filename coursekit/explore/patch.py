@@ -53,20 +53,24 @@ class PatchExplorer(Explorer):
 
     ``image``: (1, H, W) in [0, 1], by default a photograph in grey. ``filters``: name → (k, k).
     The filters are the rows of the first layer of a ``PatchwiseMLP``; the map at the right is its convnet's output.
+    Raises ``ValueError`` for an image that is not (1, H, W), and unless the filters are squares of one size that fits into it.
     """
 
     def __init__(self, image: Tensor | None = None, filters: dict[str, Tensor] | None = None) -> None:
         grey = photograph("china", size=(96, 144)).mean(0, keepdim=True) if image is None else image
         self.photo = grey.double()[None]
         self.filters = example_filters(9) if filters is None else {name: f.double() for name, f in filters.items()}
-        self.size = next(iter(self.filters.values())).shape[0]
+        shapes = {tuple(f.shape) for f in self.filters.values()}
+        if grey.ndim != 3 or grey.shape[0] != 1 or len(shapes) != 1 or len(set(*shapes)) != 1:
+            raise ValueError(f"need an image (1, H, W) and filters (k, k) of one size, got {tuple(grey.shape)} and {sorted(shapes)}")
+        self.size = next(iter(shapes))[0]
+        self.patches = extract_patches(self.photo, self.size)[0]
         mlp = PatchwiseMLP(self.size, (1, len(self.filters))).double()
         with torch.no_grad():
             weight, bias = mlp.parameters()
             weight.copy_(torch.stack([f.flatten() for f in self.filters.values()]))
             bias.zero_()
             self.maps = as_convnet(mlp)(self.photo)[0]
-        self.patches = extract_patches(self.photo, self.size)[0]
         height, width = self.maps.shape[1:]
         controls = {
             "row": widgets.IntSlider(height // 3, 0, height - 1, description="row i", continuous_update=True),

@@ -13,9 +13,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     root = Path(coursekit.__file__).resolve().parents[1]
     if not (root / "notebooks").is_dir():
-        print(f"{root} has no notebooks/: this needs a checkout. Clone the project, then: pip install -e .", file=sys.stderr)
+        print(f"{root} has no notebooks/: this needs a checkout. Clone the project, then: pip install -e \".[lab,test]\"", file=sys.stderr)
         return 1
-    from coursekit.workbook import notebooks, publish  # after the parser: these load Jupyter, which --help need not wait for
+    try:
+        from coursekit.workbook import notebooks, publish  # after the parser: these load Jupyter, which --help need not wait for
+    except ImportError as error:
+        print(f"{error}. The notebooks' tools are missing; install them: pip install -e \".[lab,test]\"", file=sys.stderr)
+        return 1
 
     try:
         if options.command == "sync":

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -144,13 +145,33 @@ def execute(path: Path) -> None:
     Raises WorkbookError, and leaves the old outputs, where `run` does."""
     start = time.perf_counter()
     write_if_changed(path.with_suffix(".ipynb"), notebook_text(run(sync(path), path)))
-    record = {"seconds": round(time.perf_counter() - start), "mode": "fast", "cores": os.cpu_count(), "cuda": torch.cuda.is_available(),
-              "python": platform.python_version(), "torch": torch.__version__, "date": f"{datetime.date.today()}"}  # fmt: skip
-    record["command"] = f"python -m coursekit.workbook execute {path.stem}"
+    record = {
+        "seconds": round(time.perf_counter() - start),
+        "mode": "fast",
+        "cores": _cores(),
+        "cuda": torch.cuda.is_available(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "after_commit": _commit(path),
+        "date": f"{datetime.date.today()}",
+        "command": f"python -m coursekit.workbook execute {path.stem}",
+    }
     records_path = path.parents[1] / "data" / "results" / "run_times.json"
     records_path.parent.mkdir(parents=True, exist_ok=True)
-    records = json.loads(records_path.read_text()) if records_path.exists() else {}
-    write_if_changed(records_path, json.dumps(dict(sorted({**records, path.stem: record}.items())), indent=1) + "\n")
+    records = json.loads(records_path.read_text(encoding="utf-8")) if records_path.exists() else {}
+    records = dict(sorted({**records, path.stem: record}.items()))
+    write_if_changed(records_path, json.dumps(records, indent=1) + "\n")
+
+
+def _cores() -> int:
+    """The cores that this process may use: taskset or a container may allow fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _commit(path: Path) -> str:
+    """The commit that the checkout of ``path`` stands on, to which the record's own changes are still to be added."""
+    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=path.parent, capture_output=True, text=True, check=False)
+    return answer.stdout.strip()
 
 
 def run(notebook: NotebookNode, path: Path) -> NotebookNode:
@@ -245,6 +266,8 @@ def to_html(notebook: NotebookNode, name: str) -> str:
 
 def write_html(root: Path, target: Path) -> Path:
     """Execute every notebook, write its HTML and an index to `target`, and return the index. The notebooks' own files stay as they are."""
+    if target.exists() and not target.is_dir():
+        raise WorkbookError(f"{target} is a file; name a folder for the HTML")
     shutil.copytree(Path(jupyter_server_mathjax.__file__).parent / "static", target / "mathjax", dirs_exist_ok=True)
     entries = []
     for path in sources(root):

@@ -11,6 +11,7 @@ from nbformat import NotebookNode
 from coursekit.workbook.notebooks import WorkbookError, notebook_text, opening, read_source, source_text, sources, write_if_changed
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,37}[A-Za-z0-9])?/(?!\.{1,2}$)[A-Za-z0-9_.-]{1,100}"  # as GitHub allows them
 README_BADGES = re.compile(r"(<!-- badges -->\n).*?(<!-- /badges -->)", re.DOTALL)
 REPOSITORY_LINE = re.compile(r'(^\[tool\.coursekit\]$(?:\n(?!\[).*)*?\nrepository *= *)"[^"\n]*"', re.MULTILINE)
 
@@ -19,20 +20,20 @@ REPOSITORY_LINE = re.compile(r'(^\[tool\.coursekit\]$(?:\n(?!\[).*)*?\nrepositor
 FIND = """\
 from pathlib import Path
 
-sys.path += [str(f) for f in [Path.cwd(), *Path.cwd().parents] if (f / "coursekit/__init__.py").is_file()]
+sys.path += [str(f) for f in (Path("coursekit").resolve(), Path.cwd(), *Path.cwd().parents) if (f / "coursekit/__init__.py").is_file()]
 """
 INSTALL = """\
 import subprocess
 import sys
 from importlib import metadata, util
-FINDif util.find_spec("coursekit") is None:  # on Colab: install it, and keep the versions that Colab ships
+FINDif getattr(util.find_spec("coursekit"), "origin", None) is None:  # on Colab: install it, keep Colab's versions
     pins = [f"{p}=={metadata.version(p)}" for p in ("torch", "torchvision", "numpy", "ipywidgets", "IPython") if util.find_spec(p)]
     source = "coursekit @ git+https://github.com/REPOSITORY@TAG"
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", source, *pins])"""
 REFUSE = """\
 import sys
 from importlib import util
-FINDif util.find_spec("coursekit") is None:
+FINDif getattr(util.find_spec("coursekit"), "origin", None) is None:
     raise ModuleNotFoundError("coursekit is not installed. In a checkout, run: pip install -e .\\n"
                               "To open notebooks without one, publish them first: make publish REPO=owner/name")"""
 
@@ -67,7 +68,7 @@ def publish(root: Path, repository: str | None = None) -> list[Path]:
     Raises WorkbookError, with nothing written, for a malformed name, a notebook without title or setup cell, a README without markers."""
     recorded, tag = published(root)
     repository = recorded if repository is None else repository
-    if repository and (not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_.-]+", repository) or repository.endswith(".git")):
+    if repository and (not re.fullmatch(NAME, repository) or repository.endswith(".git")):
         raise WorkbookError(f"REPO={repository} is no repository's name; write owner/name, as in octocat/workbook (no https://, no .git)")
     pyproject = root / "pyproject.toml"
     text, count = REPOSITORY_LINE.subn(rf'\g<1>"{repository}"', pyproject.read_text(encoding="utf-8"))

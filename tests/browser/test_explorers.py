@@ -12,6 +12,9 @@ from .lab import LabServer, NotebookPage
 # Class in coursekit.explore -> how a scratch notebook makes one.
 CONSTRUCTORS = {
     "PatchExplorer": "PatchExplorer()",
+    "ScheduleExplorer": "ScheduleExplorer()",
+    "TrajectoryExplorer": "TrajectoryExplorer()",
+    "ReverseKernelExplorer": "ReverseKernelExplorer()",
 }
 
 

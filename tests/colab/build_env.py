@@ -36,18 +36,18 @@ def colab_environment(python: str) -> Path:
         return _interpreter(Path(existing))
     folder = ROOT / "build" / "colab-env"
     stamp, wanted = folder / "requirements.sha256", hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
         print(f"Building {folder}: torch and other libraries, several GB, a few minutes.", file=sys.stderr)
         subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
         subprocess.run([_interpreter(folder), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)], check=True)
-        stamp.write_text(wanted)
+        stamp.write_text(wanted, encoding="utf-8")
     return _interpreter(folder)
 
 
 def layer_on(base: Path, folder: Path) -> Path:
     """The interpreter of a new virtual environment that sees the packages of `base`'s; pip installs into it and leaves those alone."""
     subprocess.run([base, "-m", "venv", str(folder)], check=True)
-    (folder / site_packages(folder) / "base.pth").write_text(str(base.parents[1] / site_packages(base.parents[1])))
+    (folder / site_packages(folder) / "base.pth").write_text(str(base.parents[1] / site_packages(base.parents[1])), encoding="utf-8")
     return _interpreter(folder)
 
 

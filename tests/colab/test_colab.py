@@ -82,7 +82,7 @@ def newcomer(workplace: Path) -> Student:
     stand_in = workplace / "stand_in"
     (stand_in / "google" / "colab").mkdir(parents=True)
     (stand_in / "google" / "colab" / "__init__.py").touch()
-    (stand_in / "sitecustomize.py").write_text("import google.colab\n")
+    (stand_in / "sitecustomize.py").write_text("import google.colab\n", encoding="utf-8")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("COURSEKIT", "GIT_", "MPLBACKEND", "VIRTUAL_ENV"))}
     remote = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.file://{workplace}/remote/.insteadOf", "GIT_CONFIG_VALUE_0": "https://github.com/"}
     mode = {"COURSEKIT_MODE": "fast", "COURSEKIT_QUIET": "1"}
@@ -96,7 +96,7 @@ def empty(tmp_path: Path, newcomer: Student, monkeypatch: pytest.MonkeyPatch) ->
     command = [str(newcomer.python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     kernel = tmp_path / "jupyter" / "kernels" / "student"
     kernel.mkdir(parents=True)
-    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "student", "language": "python"}))
+    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "student", "language": "python"}), encoding="utf-8")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     folder = tmp_path / "content"
     folder.mkdir()
