@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import errata_diffusion as on_02
 import torch
 import torch.nn.functional as F
 from scipy.signal import convolve2d
@@ -137,3 +138,60 @@ ERRATA = [
         linear_as_conv,
     ),
 ]
+_02 = "02_diffusion_1d"
+ERRATA += [
+    Erratum("E0.5", "000, exercise 2.2", "Var(x_t | x_0) = 1 − ᾱ_T",
+            "1 − ᾱ_t", "full noise at every t", "A", _02, on_02.last_index),
+    Erratum("E0.6", "000, solution 3.2, 3.3", "Cov(x_{t−1}, x_t | x_0) = √ᾱ_t (1 − ᾱ_{t−1})",
+            "√α_t (1 − ᾱ_{t−1})", "too small, and so a wrong posterior mean", "A", _02, on_02.barred_covariance),
+    Erratum("E0.7", "000, exercise 3", "the posterior's mean only",
+            "its variance (1−ᾱ_{t−1})(1−α_t)/(1−ᾱ_t) as well", "a sampler without noise", "C", _02, on_02.no_variance),
+    Erratum("E0.8", "000, exercise 4", "x_{t−1} as x_t minus the noise",
+            "(x_t − √β_t ε_t)/√α_t", "wrong even with the true noise", "A", _02, on_02.unscaled_difference),
+    Erratum("E0.9", "000, exercise 4", "weight √β_t with a network for total noise",
+            "β_t/√(1−ᾱ_t)", "samples collapse on one mode", "A", _02, on_02.one_step_weight),
+    Erratum("E0.10", "000, exercise 4.3", "both losses give the same θ",
+            "at one t, or for unrestricted models", "another optimum for shared parameters", "C", _02, on_02.shared_theta),
+    Erratum("E1.9", "001, algorithm 2, repeated slide", "bars on every α",
+            "(x_t − (1−α_t)/√(1−ᾱ_t) ε)/√α_t + σ_t z", "jumps to x̂_0; collapses on one mode", "A", _02, on_02.bars_everywhere),
+    Erratum("E1.10", "001, algorithm 2", "σ_t undefined",
+            "σ_t² = β_t or β̃_t", "without it samples collapse", "C", _02, on_02.sigma_left_out),
+    Erratum("E2.59", "002, 8.3.1", "β_t < 1, so ᾱ_t → 0",
+            "only if Σ β_t = ∞", "sampling starts from the wrong law", "C", _02, on_02.small_beta_product),
+    Erratum("E2.60", "002, 8.3.2", "N(μ, σ_t), 1/(2σ_t)",
+            "σ_t², 1/(2σ_t²)", "wrong loss weights; samples too narrow", "A", _02, on_02.variance_as_std),
+    Erratum("E2.61", "002, theorem 8.3.4", "x_0 = x_t/√ᾱ_t + √(1−ᾱ_t)/√ᾱ_t ε",
+            "a minus", "x_0 far off", "A", _02, on_02.plus_for_minus),
+    Erratum("E2.62", "002, theorem 8.3.4 and 8.3.4", "√(1−ᾱ_{t−1}) in the mean",
+            "√(1−ᾱ_t)", "wrong mean; division by zero at t = 1", "A", _02, on_02.early_index),
+    Erratum("E2.64", "002, 8.3.2", "loss weight β²/(ᾱ_{t−1} α_t)",
+            "β²/((1−ᾱ_t) α_t)", "off by powers of ten at both ends", "A", _02, on_02.weight_of_the_loss),
+    Erratum("E3.8", "003, solution 4.1", "denominators q(x_t | x_{t+1})",
+            "q(x_t | x_{t−1}), with q(x_T | x_{T−1}) in C", "not the ELBO", "A", _02, on_02.elbo_terms),
+    Erratum("E3.10", "003, question 4.2", "L_t is a negative KL, hence ≤ 0",
+            "it may be positive; best at the reverse kernel", "wrong optimum", "C", _02, on_02.positive_term),
+    Erratum("E3.11", "003, equation 9", "α_t > 0",
+            "0 < α_t < 1", "negative variance", "B", _02, on_02.condition_on_alpha),
+    Erratum("E3.12", "003, solution 4.3", "the same ε at each step",
+            "a fresh ε_t", "variance many times too large", "A", _02, on_02.same_noise),
+    Erratum("E3.13", "003, solution 4.4", "√(√(α_t − α_t α_{t−1})²) + √((1−α_t)²)",
+            "√(1 − α_t α_{t−1})", "wrong spread", "B", _02, on_02.merged_roots),
+    Erratum("E3.15", "003, solution 4.6, line 4", "an extra q(x_t) in the denominator",
+            "drop it", "not a density", "B", _02, on_02.extra_marginal),
+    Erratum("E3.17", "003, equation 15", "√(1−α_t) ε",
+            "√(1−ᾱ_t) ε", "too little noise", "A", _02, on_02.missing_bar),
+    Erratum("E3.18", "003, equation 16", "α clipped, ᾱ = f(t)/f(0)",
+            "ᾱ the product of the clipped α", "x̂_0 divided by nothing at t = T", "A", _02, on_02.unclipped_cumulative),
+    Erratum("E3.19", "003, equation 16", "cos(·)²",
+            "cos²(·)", "negative ᾱ if read as cos(u²)", "B", _02, on_02.square_of_the_angle),
+    Erratum("E3.20", "003, equation 18", "√(α_t (1−ᾱ_{t−1}))",
+            "√α_t (1−ᾱ_{t−1})", "sampling diverges", "A", _02, on_02.long_root),
+    Erratum("E4.5", "004, Q2(c)", "E[ε_s | z_s] = 0",
+            "not zero; use the Markov kernel", "right result by cancelling errors", "C", _02, on_02.noise_given_position),
+    Erratum("E4.6", "004, Q2(c)", "one ε_t for total and fresh noise",
+            "two symbols", "wrong variance if taken literally", "B", _02, on_02.one_symbol),
+    Erratum("E4.7", "004, Q2(d)", "the variance relation from (b)",
+            "from (c)", "(b) holds for jumps without it", "B", _02, on_02.untied_variance),
+    Erratum("E4.8", "004, Q2(f), line 1", "a²_{t|s} σ_s²/σ_t² z_t",
+            "a_{t|s} σ_s²/σ_t² z_t", "z_t does not cancel", "B", _02, on_02.squared_ratio),
+]  # fmt: skip
