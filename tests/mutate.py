@@ -11,15 +11,27 @@ This is a proof to be run by hand and recorded, not a part of CI.
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
+import multiprocessing
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"   # before torch: a fork cannot use its parent's threads
+
+import matplotlib.pyplot
+import pytest
+import scipy.stats
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+SHARED = (matplotlib.pyplot, scipy.stats, torch, DDIMScheduler, DDPMScheduler)   # imported once, for all mutants
 
 ROOT = Path(__file__).resolve().parents[1]
 SWAPS: dict[type, type] = {
@@ -94,33 +106,48 @@ class _Replace(ast.NodeTransformer):
         return self.new if node is self.target else super().generic_visit(node)
 
 
-def killed(module: Path, mutated: str, tests: list[str]) -> bool:
-    """Whether the tests fail on a copy of the package with ``module`` replaced."""
-    with tempfile.TemporaryDirectory() as folder:
+def killed(job: tuple[str, str, tuple[str, ...]]) -> bool:
+    """Whether the tests fail on a copy of the package with one module replaced. Runs in a process of its own."""
+    module, mutated, tests = job
+    signal.alarm(120)   # a mutant that never ends ends this process, and counts as killed
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         shutil.copytree(ROOT / "coursekit", Path(folder) / "coursekit", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "data", Path(folder) / "data", ignore=shutil.ignore_patterns("[!sr]*"))
         (Path(folder) / module).write_text(mutated, encoding="utf-8")
-        environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *[str(ROOT / test) for test in tests]]
-        try:
-            code = subprocess.run(command, env=environment, cwd=folder, capture_output=True, timeout=120).returncode
-        except subprocess.TimeoutExpired:
-            return True
-    if code not in (0, 1, 2):   # 1: a test failed; 2: the module could not even be imported
-        sys.exit(f"pytest ended with {code}: are the tests' names right?")
-    return code != 0
+        os.chdir(folder)
+        sys.path.insert(0, folder)
+        sys.dont_write_bytecode = True
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *[str(ROOT / test) for test in tests]])
+        os.chdir(ROOT)
+    return code != 0   # 1: a test failed; 2: the module could not even be imported
 
 
 def main(module: str, *tests: str) -> None:
+    if missing := [name for name in (module, *tests) if not (ROOT / name).is_file()]:
+        sys.exit(f"no such file: {', '.join(missing)}")
     source = (ROOT / module).read_text(encoding="utf-8")
-    if killed(Path(module), source, list(tests)):
-        sys.exit("the tests fail on the unchanged module, so they can judge nothing")
     jobs = list(mutants(source))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        verdicts = list(pool.map(lambda job: killed(Path(module), job[2], list(tests)), jobs))
+    context = multiprocessing.get_context("fork")   # what is imported here, all mutants share
+    with ProcessPoolExecutor(os.cpu_count(), context) as pool:
+        if pool.submit(_alone, (module, source, tests)).result():
+            sys.exit("the tests fail on the unchanged module, so they can judge nothing")
+        verdicts = list(pool.map(_alone, [(module, mutated, tests) for _, _, mutated in jobs]))
     for (line, description, _), dead in zip(jobs, verdicts, strict=True):
         if not dead:
             print(f"survives  {module}:{line}  {description}")
     print(f"{module}: {sum(verdicts)} of {len(jobs)} mutants killed ({100 * sum(verdicts) / len(jobs):.0f} %)")
+
+
+def _alone(job: tuple[str, str, tuple[str, ...]]) -> bool:
+    """``killed`` in a fork, so that no mutant sees another's modules. A fork that dies counts as killed."""
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(int(killed(job)))
+        except BaseException:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] != 0
 
 
 if __name__ == "__main__":
