@@ -8,7 +8,6 @@ B is wrong or inconsistent on paper, C misleads or leaves something out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -84,7 +83,6 @@ def linear_as_conv() -> tuple[Number, Number, Number]:
     return linear(x).detach(), conv(x[:, :, None, None]).flatten(1).detach(), printed
 
 
-NAN = math.nan
 _01 = "01_patchwise_mlp"
 ERRATA = [
     Erratum(

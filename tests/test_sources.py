@@ -465,6 +465,11 @@ def test_too_many_members_are_refused(root, mirror, monkeypatch):
     assert_nothing_made(root)
 
 
+def test_what_is_no_data_set_is_refused():
+    with pytest.raises(TypeError, match="one of kvasir-seg, afhq"):
+        fetch(None)
+
+
 def test_one_url_must_stand_in_a_list(root):
     with pytest.raises(TypeError, match="must be a list of URLs"):
         fetch(TINY, root, urls="file:///x.zip")

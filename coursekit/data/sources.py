@@ -119,6 +119,8 @@ def fetch(source: str | Source, root: str | os.PathLike[str] | None = None, *, u
         if source not in known:
             raise DataError(f"there is no data set {source!r}; there are {', '.join(known)}")
         source = known[source]
+    elif not isinstance(source, Source):
+        raise TypeError(f"name a data set, one of {', '.join(registry())}, or give a Source; got {source!r}")
     if isinstance(urls, str):
         raise TypeError(f"urls must be a list of URLs, got the text {urls!r}; write [{urls!r}]")
     root = data_root(root)
