@@ -571,7 +571,8 @@ check("7.1  writing the patches down, as a share of the MLP's first layer, k = 1
 # %% [markdown]
 # The multiplications (left) grow about as $k^2$, and for both forms alike. The bars (right) split the MLP's first layer: a good part of
 # its time goes into writing the patches down (hatched), work that no one needs for the result. A convolution written for
-# the purpose reads the pixels where they are; how much faster that is depends on the library that PyTorch was built with.
+# the purpose reads the pixels where they are; how much faster that is depends on the library that PyTorch was built with,
+# which is why the check of the times asks only that the convnet be ahead.
 
 # %% [markdown]
 # ## 8  Errata in the handouts

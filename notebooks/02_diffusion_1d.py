@@ -1403,7 +1403,8 @@ for name, other in (("L2", "L1"), ("L1", "L2")):
 
 
 # %% [markdown]
-# Each network follows its own curve; the median's sudden drop, where the more likely side changes, is rounded off. One handout trains with the absolute error although the bound (5.3) asks for the squared one; both work, but they do not learn the same thing
+# Each network follows its own curve; the median's sudden drop, where the more likely side changes, is rounded off
+# (most of the L1 network's error sits there, so its check only asks that it be nearer to its own target). One handout trains with the absolute error although the bound (5.3) asks for the squared one; both work, but they do not learn the same thing
 # (E3.21, taken up where images are generated).
 #
 # ### Samples

@@ -1,0 +1,21 @@
+"""What every notebook's exercises owe the reader, shared by their tests."""
+
+import re
+
+
+def assert_hint_and_reference(check, exercises, name, function, hint, capsys):
+    """A wrong answer is named, gets its hint, and the notebook goes on with the reference."""
+    assert check(name, function) is exercises[name].reference
+    out = capsys.readouterr().out
+    assert out.startswith(f"✗ Exercise {name}") and "goes on with the package's own" in out
+    assert re.search(hint, out)
+
+
+def assert_goes_on_quietly(check, exercises, name, capsys):
+    """An exercise that was not attempted is one line, and the notebook goes on with the reference."""
+
+    def untouched(*_):
+        raise NotImplementedError
+
+    assert check(name, untouched) is exercises[name].reference
+    assert capsys.readouterr().out == f"– Exercise {name}: not attempted. The notebook goes on with the package's own function.\n"
