@@ -132,10 +132,12 @@ def main(module: str, *tests: str) -> None:
     with ProcessPoolExecutor(os.cpu_count(), context) as pool:
         if pool.submit(_alone, (module, source, tests)).result():
             sys.exit("the tests fail on the unchanged module, so they can judge nothing")
-        verdicts = list(pool.map(_alone, [(module, mutated, tests) for _, _, mutated in jobs]))
-    for (line, description, _), dead in zip(jobs, verdicts, strict=True):
-        if not dead:
-            print(f"survives  {module}:{line}  {description}")
+        verdicts = []
+        results = pool.map(_alone, [(module, mutated, tests) for _, _, mutated in jobs])
+        for (line, description, _), dead in zip(jobs, results, strict=True):
+            verdicts.append(dead)
+            if not dead:
+                print(f"survives  {module}:{line}  {description}", flush=True)
     print(f"{module}: {sum(verdicts)} of {len(jobs)} mutants killed ({100 * sum(verdicts) / len(jobs):.0f} %)")
 
 
