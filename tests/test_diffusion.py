@@ -37,6 +37,11 @@ def batch(schedule, size=9, shape=(2, 3)):
 
 
 @every_schedule
+def test_another_device_gets_the_same_schedule(schedule):
+    assert torch.equal(schedule.to("cpu").alpha, schedule.alpha)
+
+
+@every_schedule
 def test_arrays_are_indexed_by_t_and_start_at_one(schedule):
     assert len(schedule.alpha) == len(schedule.alpha_bar) == len(schedule.beta) == len(schedule.snr) == schedule.T + 1
     assert schedule.alpha[0] == schedule.alpha_bar[0] == 1 and schedule.beta[0] == 0 and schedule.snr[0] == math.inf
@@ -54,6 +59,8 @@ def test_linear_against_diffusers_and_its_ends():
     assert torch.allclose(ours.alpha_bar[1:], theirs.alphas_cumprod.double(), rtol=1e-4)
     assert ours.beta[1].item() == pytest.approx(1e-4) and ours.beta[1000].item() == pytest.approx(0.02)
     assert NoiseSchedule.linear(1, 1e-4, 0.3).beta[1].item() == pytest.approx(0.3)
+    assert NoiseSchedule.linear(2, 1e-4, 0.3).beta[1:].tolist() == pytest.approx([1e-4, 0.3])
+    assert NoiseSchedule.linear(3, 0.2, 0.2).beta[1:].tolist() == pytest.approx([0.2, 0.2, 0.2])
 
 
 def test_cosine_against_its_formula_and_diffusers():
@@ -84,6 +91,8 @@ def test_cosine_against_its_formula_and_diffusers():
         (lambda: NoiseSchedule.cosine(10, -0.1), ValueError, "s must be"),
         (lambda: NoiseSchedule.cosine(10, math.nan), ValueError, "s must be"),
         (lambda: NoiseSchedule.cosine(10, alpha_min=0), ValueError, "alpha_min"),
+        (lambda: NoiseSchedule.cosine(10, alpha_min=1), ValueError, "alpha_min"),
+        (lambda: NoiseSchedule.cosine(10, alpha_min=1.5), ValueError, "alpha_min"),
         (lambda: NoiseSchedule(torch.tensor([0.9, 0.8])), ValueError, r"alpha\[0\] must be 1"),
         (lambda: NoiseSchedule(torch.tensor([1, 0.9, 1.0])), ValueError, r"alpha\[2\] = 1"),
         (lambda: NoiseSchedule(torch.tensor([1, 0.0])), ValueError, r"alpha\[1\] = 0"),
@@ -91,6 +100,8 @@ def test_cosine_against_its_formula_and_diffusers():
         (lambda: NoiseSchedule(torch.ones(1)), ValueError, "T ≥ 1"),
         (lambda: NoiseSchedule(torch.ones(2, 2)), ValueError, r"shape \(2, 2\)"),
         (lambda: NoiseSchedule(torch.cat([torch.ones(1), torch.full((400,), 0.1)])), ValueError, "alpha_bar must fall"),
+        (lambda: NoiseSchedule(torch.tensor([1, 1e-200, 1e-200], dtype=F64)), ValueError, "stay above 0"),   # falls, to 0
+        (lambda: NoiseSchedule(torch.tensor([1, 1e-200, 1e-123, 0.9], dtype=F64)), ValueError, "alpha_bar must fall"),   # stays, above 0
     ],
 )
 def test_impossible_schedules_are_refused(make, error, message):
@@ -399,6 +410,7 @@ def test_point_masses_have_no_density_until_diffused():
         (([], [], []), "one length"),
         (([0.5, 0.4], [0.0, 1.0], [1.0, 1.0]), "sum to 1"),
         (([1.5, -0.5], [0.0, 1.0], [1.0, 1.0]), "positive"),
+        (([1.0, 0.0], [0.0, 1.0], [1.0, 1.0]), "positive"),
         (([1.0], [0.0], [-1.0]), "stds finite and ≥ 0"),
         (([1.0], [math.nan], [1.0]), "means must be finite"),
     ],
