@@ -1,6 +1,14 @@
 """The pictures that the notebooks work on: data sets that are downloaded and verified, and photographs that need no network."""
 
+from coursekit.data.augment import Augment
+from coursekit.data.digits import digits, mnist
+from coursekit.data.pairs import Batches, Pairs, near_duplicates, split
 from coursekit.data.photographs import CREDITS, photograph
+from coursekit.data.polyps import KvasirSEG
 from coursekit.data.sources import DataError, data_root, fetch, registry
+from coursekit.data.synthetic import SyntheticPolyps
 
-__all__ = ["CREDITS", "DataError", "data_root", "fetch", "photograph", "registry"]
+__all__ = [
+    "CREDITS", "Augment", "Batches", "DataError", "KvasirSEG", "Pairs", "SyntheticPolyps", "data_root", "digits", "fetch",
+    "mnist", "near_duplicates", "photograph", "registry", "split",
+]  # fmt: skip
