@@ -8,6 +8,7 @@ import importlib.util
 import io
 import multiprocessing
 import os
+import re
 import signal
 import stat
 import threading
@@ -20,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from coursekit.data import CREDITS, DataError, data_root, fetch, photograph, registry, sources
+from coursekit.data import CREDITS, DataError, data_root, fetch, photograph, registry, results, sources
 
 if not hasattr(os, "fork"):
     pytest.skip("interrupts downloads in forked processes, which Windows lacks", allow_module_level=True)
@@ -512,3 +513,12 @@ def test_an_impossible_size_is_refused(size):
 def test_an_unknown_photograph_lists_the_right_ones():
     with pytest.raises(ValueError, match="'cat'; there are china, flower"):
         photograph("cat")
+
+
+def test_results_are_read_by_name(monkeypatch, tmp_path):
+    assert "01_patchwise_mlp" in results("run_times")
+    with pytest.raises(DataError, match=r"no record 'nothing'.*run_times"):
+        results("nothing")
+    monkeypatch.setattr("coursekit.data.sources._IN_CHECKOUT", False)   # an installed package looks beside itself
+    with pytest.raises(DataError, match=re.escape(str(Path("coursekit") / "data" / "results"))):
+        results("nothing")

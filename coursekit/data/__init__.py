@@ -5,10 +5,11 @@ from coursekit.data.digits import digits, mnist
 from coursekit.data.pairs import Batches, Pairs, near_duplicates, split
 from coursekit.data.photographs import CREDITS, photograph
 from coursekit.data.polyps import KvasirSEG
+from coursekit.data.records import results
 from coursekit.data.sources import DataError, data_root, fetch, registry
 from coursekit.data.synthetic import SyntheticPolyps
 
 __all__ = [
     "CREDITS", "Augment", "Batches", "DataError", "KvasirSEG", "Pairs", "SyntheticPolyps", "data_root", "digits", "fetch",
-    "mnist", "near_duplicates", "photograph", "registry", "split",
+    "mnist", "near_duplicates", "photograph", "registry", "results", "split",
 ]  # fmt: skip

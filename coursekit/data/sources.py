@@ -95,9 +95,14 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     return _PACKAGE.parent / "data" if _IN_CHECKOUT else platformdirs.user_cache_path("coursekit")
 
 
+def shipped(name: str) -> Path:
+    """A file or folder of the checkout's ``data/``, of which the wheel carries a copy beside this module."""
+    return (_PACKAGE.parent if _IN_CHECKOUT else _PACKAGE) / "data" / name
+
+
 def registry() -> dict[str, Source]:
     """The known data sets by name, from ``data/sources.toml``. Raises ``ValueError`` for a malformed entry."""
-    file = (_PACKAGE.parent if _IN_CHECKOUT else _PACKAGE) / "data" / "sources.toml"  # the wheel carries a copy beside this module
+    file = shipped("sources.toml")
     sources = {}
     for name, table in tomllib.loads(file.read_text("utf-8")).items():
         try:
