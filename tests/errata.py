@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import errata_diffusion as on_02
+import errata_segmentation as on_03
+import errata_vae as on_04
 import torch
 import torch.nn.functional as F
 from scipy.signal import convolve2d
@@ -193,3 +195,23 @@ ERRATA += [
     Erratum("E4.8", "004, Q2(f), line 1", "a²_{t|s} σ_s²/σ_t² z_t",
             "a_{t|s} σ_s²/σ_t² z_t", "z_t does not cancel", "B", _02, on_02.squared_ratio),
 ]  # fmt: skip
+_04 = "04_vae"
+ERRATA += [
+    Erratum("E1.2", "001, VAE slides and code", "slide ‖x − x̂‖² + KL, code F.mse_loss + w·KL",
+            "equal up to 1/D for w = 1/D only", "another weight by the factor D; codes collapse", "A", _04, on_04.sum_against_mean),
+    Erratum("E1.3", "001, VAE slides", "N(μ, σ) beside N(μ, σ²)",
+            "N(μ, σ²)", "another KL", "B", _04, on_04.std_as_variance),
+    Erratum("E1.4", "001, VAE code", "'KLD': −kld_loss",
+            "+kld_loss", "logs a negative divergence", "B", _04, on_04.negative_log),
+    Erratum("E1.5", "001, KLDivLoss slide", "default reduction='mean'",
+            "reduction='batchmean'", "too small by the number of classes", "A", _04, on_04.default_reduction),
+    Erratum("E1.6", "001, KLDivLoss slide", "KLDivLoss(input, target) beside KL(P‖Q)",
+            "input = log Q, target = P", "KL(Q‖P) instead", "A", _04, on_04.swapped_arguments),
+    Erratum("E1.7", "001, KLDivLoss slide", "target·(log target − input)",
+            "xlogy", "NaN where a target is 0", "B", _04, on_04.zero_target),
+    Erratum("E1.8", "001, latent-space slide", "the KL makes prior draws very likely hit a code",
+            "only if the aggregate posterior fills the prior", "samples from where nothing was encoded", "C", _04, on_04.unfilled_prior),
+    Erratum("E4.1", "004, Q1.3 (b)", "Σ max_q ELBO = max_φ Σ ELBO",
+            "≥; equal if g_φ reaches every optimum", "an amortisation gap overlooked", "C", _04, on_04.amortised),
+]  # fmt: skip
+ERRATA += [Erratum(*row) for row in on_03.ROWS]

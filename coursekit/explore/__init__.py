@@ -2,7 +2,17 @@
 
 from coursekit.explore.base import Explorer
 from coursekit.explore.diffusion_1d import ReverseKernelExplorer, ScheduleExplorer
+from coursekit.explore.latent import LatentExplorer
 from coursekit.explore.patch import PatchExplorer
+from coursekit.explore.threshold import ThresholdExplorer
 from coursekit.explore.trajectories import TrajectoryExplorer
 
-__all__ = ["Explorer", "PatchExplorer", "ReverseKernelExplorer", "ScheduleExplorer", "TrajectoryExplorer"]
+__all__ = [
+    "Explorer",
+    "LatentExplorer",
+    "PatchExplorer",
+    "ReverseKernelExplorer",
+    "ScheduleExplorer",
+    "ThresholdExplorer",
+    "TrajectoryExplorer",
+]

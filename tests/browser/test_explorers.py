@@ -15,6 +15,8 @@ CONSTRUCTORS = {
     "ScheduleExplorer": "ScheduleExplorer()",
     "TrajectoryExplorer": "TrajectoryExplorer()",
     "ReverseKernelExplorer": "ReverseKernelExplorer()",
+    "LatentExplorer": "LatentExplorer(VAE(8, 2, 4), *digits())",
+    "ThresholdExplorer": "ThresholdExplorer(photos := torch.rand(4, 3, 64, 64), photos[:, :1], (photos[:, 1:2] > 0.5).float())",
 }
 
 
@@ -26,7 +28,8 @@ def test_explorer_answers_every_control(
     open_notebook: Callable[..., NotebookPage],
     report_latency: Callable[[str, Explorer], None],
 ) -> None:
-    source = f"from coursekit.explore import {name}\nexplorer = {CONSTRUCTORS[name]}\nexplorer"
+    imports = "import torch\nfrom coursekit.data import digits\nfrom coursekit.vae import VAE"
+    source = f"{imports}\nfrom coursekit.explore import {name}\nexplorer = {CONSTRUCTORS[name]}\nexplorer"
     page = open_notebook(lab_server.write_notebook(f"{name}.ipynb", source))
     page.run_all()
     assert page.errors() == []

@@ -49,7 +49,7 @@ def main() -> None:
     record = {
         "command": f"python tests/records/mnist_vae.py {options.likelihood} --data MNIST --epochs {options.epochs} "
                    f"--latent {options.latent} --seed {options.seed}",
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
+        "commit": subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip(),
         "data": "MNIST test files: 8,000 images to train, 2,000 held out" + (", binarised at random" if binary else ""),
         "settings": {"latent": options.latent, "channels": 32, "epochs": options.epochs, "batch": 100,
                      "optimiser": "Adam, one cycle to 2e-3"},

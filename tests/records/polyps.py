@@ -71,7 +71,7 @@ def main() -> None:
     save_weights(model, folder / "weights.safetensors", {"model": options.model, "size": options.size})
     record = {
         "command": "python tests/records/polyps.py " + " ".join(_public(sys.argv[1:])),
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
+        "commit": subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip(),
         "data": options.data if options.data == "built-in" else "Kvasir-SEG",
         "images": [len(part) for part in parts], "size": options.size, "seed": options.seed, "epochs": options.epochs,
         "device": torch.cuda.get_device_name() if device().type == "cuda" else f"{torch.get_num_threads()} CPU cores",
