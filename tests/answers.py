@@ -3,6 +3,13 @@
 import re
 
 
+def assert_reference_is_right(check, exercises, capsys):
+    """The package's own function passes its own exercise and comes back."""
+    for name, exercise in exercises.items():
+        assert check(name, exercise.reference) is exercise.reference
+        assert capsys.readouterr().out == f"✓ Exercise {name}: right.\n"
+
+
 def assert_hint_and_reference(check, exercises, name, function, hint, capsys):
     """A wrong answer is named, gets its hint, and the notebook goes on with the reference."""
     assert check(name, function) is exercises[name].reference

@@ -195,6 +195,29 @@ ERRATA += [
     Erratum("E4.8", "004, Q2(f), line 1", "a²_{t|s} σ_s²/σ_t² z_t",
             "a_{t|s} σ_s²/σ_t² z_t", "z_t does not cancel", "B", _02, on_02.squared_ratio),
 ]  # fmt: skip
+_03 = "03_segmentation"
+ERRATA += [
+    Erratum("E0.11", "000, exercise 5", "2Σyp/(Σ(y+p) + ε)", "(2Σyp + ε)/(Σ(y+p) + ε)",
+            "an empty mask found empty costs 1, without gradient; perfect is not 0", "A", _03, on_03.smoothing_below_alone),
+    Erratum("E0.12", "000, exercise 5, task 3", "a sigmoid, then smp's DiceLoss('binary')", "logits, or from_logits=False",
+            "the sigmoid twice: a perfect prediction of a small polyp costs about 0.8", "A", _03, on_03.sigmoid_twice),
+    Erratum("E0.13", "000, exercise 5", "one image's Dice “for multiple images” by smp", "the mean over images; smp pools the batch",
+            "a missed small polyp hardly counts", "C", _03, on_03.pooled_batch),
+    Erratum("E0.14", "000, exercise 5", "IoU of probabilities", "threshold, then count; empty/empty defined",
+            "0.4 where every pixel is right", "A", _03, on_03.soft_iou),
+    Erratum("E0.15", "000, exercise 5", "1/N² in the BCE", "1/(HW)",
+            "another loss for images that are not square", "B", _03, on_03.square_images_only),
+    Erratum("E0.16", "000, exercise 5", "BCELoss after a sigmoid", "BCEWithLogitsLoss",
+            "clamped at 100, gradient 0 where it is needed most", "C", _03, on_03.clamped_logarithm),
+    Erratum("E2.15", "002, 3.1.1", "V = Y W_K, q = x₁ W_X", "V = Y W_V, q = x₁ W_Q",
+            "wrong matrices, wrong shape", "A", _03, on_03.keys_for_values),
+    Erratum("E2.17", "002, 3.1.3", "MHSA_H(LN(h_j))", "MHSA_{LN(H)}(LN(h_j))",
+            "another layer than everybody's pre-norm", "A", _03, on_03.keys_not_normalised),
+    Erratum("E2.19", "002, 3.2", "cost dominated by quadratic attention", "12Nd² + 2N²d: linear until N ≈ 6d",
+            "4 % of ViT-B/16's work is quadratic", "C", _03, on_03.quadratic_share),
+    Erratum("E2.32", "002, 5.1", "IoU_c summed over i = 1 … C", "over all images",
+            "only the first C images count", "A", _03, on_03.sum_over_classes),
+]  # fmt: skip
 _04 = "04_vae"
 ERRATA += [
     Erratum("E1.2", "001, VAE slides and code", "slide ‖x − x̂‖² + KL, code F.mse_loss + w·KL",
@@ -214,4 +237,3 @@ ERRATA += [
     Erratum("E4.1", "004, Q1.3 (b)", "Σ max_q ELBO = max_φ Σ ELBO",
             "≥; equal if g_φ reaches every optimum", "an amortisation gap overlooked", "C", _04, on_04.amortised),
 ]  # fmt: skip
-ERRATA += [Erratum(*row) for row in on_03.ROWS]

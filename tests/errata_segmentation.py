@@ -1,4 +1,4 @@
-"""Experiments for the errata of notebook 03, and their rows for the table in ``errata.py``.
+"""Experiments for the errata of notebook 03; their rows stand in ``errata.py``.
 
 Truths come from what a loss must be for equal sets, from counting pixels, from torch.distributions, torch's own
 transformer, and counted multiplications.
@@ -149,28 +149,3 @@ def sum_over_classes() -> Outcome:
         values.append(len(true & guess) / len(true | guess))
     printed = iou_from_confusion(confusion_matrix(predicted[:3], target[:3], 3))   # images i = 1 … C
     return torch.tensor(values, dtype=F64), iou_from_confusion(confusion_matrix(predicted, target, 3)), printed
-
-
-_03 = "03_segmentation"
-ROWS = [
-    ("E0.11", "000, exercise 5", "2Σyp/(Σ(y+p) + ε)", "(2Σyp + ε)/(Σ(y+p) + ε)",
-     "an empty mask found empty costs 1, without gradient; perfect is not 0", "A", _03, smoothing_below_alone),
-    ("E0.12", "000, exercise 5, task 3", "a sigmoid, then smp's DiceLoss('binary')", "logits, or from_logits=False",
-     "the sigmoid twice: a perfect prediction of a small polyp costs about 0.8", "A", _03, sigmoid_twice),
-    ("E0.13", "000, exercise 5", "one image's Dice “for multiple images” by smp", "the mean over images; smp pools the batch",
-     "a missed small polyp hardly counts", "C", _03, pooled_batch),
-    ("E0.14", "000, exercise 5", "IoU of probabilities", "threshold, then count; empty/empty defined",
-     "0.4 where every pixel is right", "A", _03, soft_iou),
-    ("E0.15", "000, exercise 5", "1/N² in the BCE", "1/(HW)",
-     "another loss for images that are not square", "B", _03, square_images_only),
-    ("E0.16", "000, exercise 5", "BCELoss after a sigmoid", "BCEWithLogitsLoss",
-     "clamped at 100, gradient 0 where it is needed most", "C", _03, clamped_logarithm),
-    ("E2.15", "002, 3.1.1", "V = Y W_K, q = x₁ W_X", "V = Y W_V, q = x₁ W_Q",
-     "wrong matrices, wrong shape", "A", _03, keys_for_values),
-    ("E2.17", "002, 3.1.3", "MHSA_H(LN(h_j))", "MHSA_{LN(H)}(LN(h_j))",
-     "another layer than everybody's pre-norm", "A", _03, keys_not_normalised),
-    ("E2.19", "002, 3.2", "cost dominated by quadratic attention", "12Nd² + 2N²d: linear until N ≈ 6d",
-     "4 % of ViT-B/16's work is quadratic", "C", _03, quadratic_share),
-    ("E2.32", "002, 5.1", "IoU_c summed over i = 1 … C", "over all images",
-     "only the first C images count", "A", _03, sum_over_classes),
-]  # fmt: skip
