@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
@@ -37,6 +37,17 @@ def mode() -> Literal["fast", "full"]:
 def device() -> torch.device:
     """CUDA where there is one, else the CPU. Never Apple's MPS: the mathematics needs float64, which MPS lacks."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: for so few numbers the others bring nothing, and on a busy machine each call waits for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def seed_everything(seed: int) -> torch.Generator:

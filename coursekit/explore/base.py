@@ -11,8 +11,11 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import Image as DisplayedImage
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from PIL import Image
 
 
@@ -102,3 +105,10 @@ class Explorer(widgets.VBox):
                 raise ValueError(f"{name} must be {'an integer' if number is Integral else 'a number'}, got {value!r}")
             if not control.min <= value <= control.max:
                 raise ValueError(f"{name} must lie in {control.min} .. {control.max}, got {value!r}")
+
+
+def row_figure(height: float, width_ratios: list[float]) -> tuple[Figure, list[Axes], Text]:
+    """A figure 1100 px wide in the workbook's style, a row of axes, and a caption under them."""
+    figure = Figure(figsize=(11, height), dpi=100, layout=ConstrainedLayoutEngine(rect=(0, 0.1, 1, 0.9)))
+    axes = figure.subplots(1, len(width_ratios), width_ratios=width_ratios)
+    return figure, list(axes), figure.text(0.5, 0.03, "", ha="center", fontsize="large")

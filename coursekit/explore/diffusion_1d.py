@@ -6,8 +6,6 @@ T = 10, 20 … with 0.1, 0.2 … 1. So no combination of controls is impossible,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,18 +14,16 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
-from matplotlib.text import Text
 from torch import Tensor
 
 from coursekit.data import photograph
 from coursekit.diffusion import GaussianMixture, NoiseSchedule
 from coursekit.diffusion.kernels import q_sample
-from coursekit.explore.base import Explorer
+from coursekit.explore.base import Explorer, row_figure
 from coursekit.figures import BLUE, ORANGE, STYLE, VERMILION, show_image
+from coursekit.runtime import one_thread
 
 SCHEDULES = {"cosine": BLUE, "linear": ORANGE}
 STEPS = (50, 100, 200, 500, 1000)
@@ -69,13 +65,6 @@ def _step(fraction: float, T: int) -> int:
     return max(1, round(fraction * T))
 
 
-def row_figure(height: float, width_ratios: list[float]) -> tuple[Figure, list[Axes], Text]:
-    """A figure 1100 px wide in the workbook's style, a row of axes, and a caption under them."""
-    figure = Figure(figsize=(11, height), dpi=100, layout=ConstrainedLayoutEngine(rect=(0, 0.1, 1, 0.9)))
-    axes = figure.subplots(1, len(width_ratios), width_ratios=width_ratios)
-    return figure, list(axes), figure.text(0.5, 0.03, "", ha="center", fontsize="large")
-
-
 def under(axes: Axes, colour: str, alpha: float = 0.3) -> Polygon:
     """A shaded area, empty as yet; ``outline`` gives its corners."""
     area = Polygon(np.zeros((1, 2)), facecolor=colour, edgecolor=colour, alpha=alpha)
@@ -86,17 +75,6 @@ def under(axes: Axes, colour: str, alpha: float = 0.3) -> Polygon:
 def outline(x: Tensor, density: Tensor) -> np.ndarray:
     """(n+2, 2): the corners of the area between a density and its axis."""
     return np.column_stack([x[[0, *range(len(x)), -1]], torch.nn.functional.pad(density, (1, 1))])
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: for so few numbers the others bring nothing, and on a busy machine each call waits for them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _schedule_controls(steps: tuple[int, ...], t: float, lowest: float) -> dict[str, widgets.ValueWidget]:

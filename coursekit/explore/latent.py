@@ -14,9 +14,9 @@ from matplotlib.image import AxesImage
 from PIL import Image
 from torch import Tensor
 
-from coursekit.explore.base import Explorer
-from coursekit.explore.diffusion_1d import one_thread, row_figure
+from coursekit.explore.base import Explorer, row_figure
 from coursekit.figures import BLUE, COLOURS, STYLE
+from coursekit.runtime import one_thread
 from coursekit.vae import VAE
 
 NEIGHBOURS = 4

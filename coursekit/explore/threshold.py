@@ -13,9 +13,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from coursekit.explore.base import Explorer
-from coursekit.explore.diffusion_1d import one_thread, row_figure
+from coursekit.explore.base import Explorer, row_figure
 from coursekit.figures import BLUE, ORANGE, PURPLE, SKY, STYLE, VERMILION, as_picture, show_image
+from coursekit.runtime import one_thread
 from coursekit.segmentation import iou
 
 STEPS = tuple(k / 100 for k in range(101))

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from coursekit.diffusion import GaussianMixture, NoiseSchedule
 from coursekit.diffusion.kernels import ddim_step, forward_kernel
-from coursekit.explore.base import Explorer
-from coursekit.explore.diffusion_1d import MIXTURE, SCHEDULES, example_schedule, one_thread, outline, row_figure, under
+from coursekit.explore.base import Explorer, row_figure
+from coursekit.explore.diffusion_1d import MIXTURE, SCHEDULES, example_schedule, outline, under
 from coursekit.figures import BLUE, SKY, STYLE, VERMILION
+from coursekit.runtime import one_thread
 
 MOST_PATHS = 40
 
