@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from explorers import frame_is_pure, moves_and_returns
 from PIL import Image
 
 from coursekit.explore import PatchExplorer
@@ -29,23 +30,13 @@ def test_is_a_box_of_core_widgets_with_a_fixed_repr(explorer):
 
 
 def test_every_control_changes_the_picture_and_coming_back_restores_it(explorer):
-    start, values = explorer.image.value, explorer.values
-    for name, moved in (("row", 3), ("column", 4), ("filter", "blur")):
-        explorer.controls[name].value = moved
-        assert explorer.image.value != start
-        explorer.controls[name].value = values[name]
-        assert explorer.image.value == start
+    for name, value in (("row", 3), ("column", 4), ("filter", "blur")):
+        moves_and_returns(explorer, name, value)
 
 
 def test_frame_is_pure_and_snapshot_shows_it(explorer):
-    start, values = explorer.image.value, explorer.values
-    other = explorer.frame(row=1, column=2, filter="spots")
-    assert other != start and explorer.frame(row=1, column=2, filter="spots") == other
-    assert explorer.image.value == start and explorer.values == values
-    assert explorer.snapshot(row=1, column=2, filter="spots").data == other
-    explorer.controls["row"].value += 1  # after a frame of something else the display is as it should be
-    explorer.controls["row"].value -= 1
-    assert explorer.image.value == start
+    frame_is_pure(explorer, row=1, column=2, filter="spots")
+    moves_and_returns(explorer, "row", 5)  # after a frame of something else the display is as it should be
 
 
 def test_moving_only_repaints_what_moves(explorer):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from explorers import frame_is_pure, moves_and_returns
 
 from coursekit.data import digits
 from coursekit.explore import LatentExplorer
@@ -37,20 +38,13 @@ def explorer(parts):
 
 def test_every_slider_changes_the_picture_and_coming_back_restores_it(explorer):
     assert repr(explorer) == "LatentExplorer(z1, z2)" and explorer.values == {"z1": 0.0, "z2": 0.0}
-    start = explorer.image.value
     for name in ("z1", "z2"):
-        explorer.controls[name].value = 1.3
-        assert explorer.image.value != start
-        explorer.controls[name].value = 0.0
-        assert explorer.image.value == start
+        moves_and_returns(explorer, name, 1.3)
 
 
 def test_frame_is_pure(explorer, parts):
-    start, values = explorer.image.value, explorer.values
-    other = explorer.frame(z1=-1.1, z2=0.7)
-    assert other != start and explorer.snapshot(z2=0.7, z1=-1.1).data == other
-    assert explorer.frame() == start == explorer.image.value and explorer.values == values
-    assert LatentExplorer(*parts).frame(z1=-1.1, z2=0.7) == other
+    frame_is_pure(explorer, z1=-1.1, z2=0.7)
+    assert LatentExplorer(*parts).frame(z2=0.7, z1=-1.1) == explorer.frame(z1=-1.1, z2=0.7)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])

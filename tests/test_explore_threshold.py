@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from explorers import frame_is_pure, moves_and_returns
 from sklearn.metrics import precision_recall_curve
 
 from coursekit.explore import ThresholdExplorer
@@ -37,21 +38,13 @@ def explorer(parts):
 
 def test_every_control_changes_the_picture_and_coming_back_restores_it(explorer):
     assert repr(explorer) == "ThresholdExplorer(threshold, image)" and explorer.values == {"threshold": 0.5, "image": 0}
-    start = explorer.image.value
-    for name, moved in (("threshold", 0.51), ("image", 1)):
-        value = explorer.values[name]
-        explorer.controls[name].value = moved
-        assert explorer.image.value != start
-        explorer.controls[name].value = value
-        assert explorer.image.value == start
+    moves_and_returns(explorer, "threshold", 0.51)
+    moves_and_returns(explorer, "image", 1)
 
 
 def test_frame_is_pure(explorer, parts):
-    start, values = explorer.image.value, explorer.values
-    other = explorer.frame(threshold=0.23, image=3)
-    assert other != start and explorer.snapshot(image=3, threshold=0.23).data == other
-    assert explorer.frame() == start == explorer.image.value and explorer.values == values
-    assert ThresholdExplorer(*parts).frame(threshold=0.23, image=3) == other
+    frame_is_pure(explorer, threshold=0.23, image=3)
+    assert ThresholdExplorer(*parts).frame(image=3, threshold=0.23) == explorer.frame(threshold=0.23, image=3)
 
 
 def test_the_ious_are_the_metrics_at_every_step(explorer, parts):

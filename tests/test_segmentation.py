@@ -6,6 +6,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from fitting import fit
 from sklearn.metrics import confusion_matrix as confusion_of_sklearn
 from sklearn.metrics import jaccard_score
 from torch import nn
@@ -110,14 +111,7 @@ def test_unet_learns_and_channels_last_computes_the_same():
     net = UNet(1, 1, 4)
     x = normal(4, 1, 32, 32, dtype=torch.float32)
     y = (F.avg_pool2d(x, 3, 1, 1) > 0).float()
-    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
-    losses = []
-    for _ in range(30):
-        optimiser.zero_grad()
-        loss = bce_dice_loss(net(x), y, 1.0)
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = fit(net, lambda: bce_dice_loss(net(x), y, 1.0), 30)
     assert losses[-1] < 0.7 * losses[0]
     plain = net.eval()(x)
     last = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))

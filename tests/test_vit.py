@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from fitting import fit
 from torch import nn
 
 from coursekit.segmentation import SegmentViT, bce_dice_loss
@@ -204,11 +205,7 @@ def test_class_token_overfits_a_toy_set():
     torch.manual_seed(0)
     net = SegmentViT(8, 4, 16, 1, 2, 1, 3, head="class")
     x, labels = normal(12, 1, 8, 8, dtype=torch.float32), torch.arange(12) % 3
-    optimiser = torch.optim.AdamW(net.parameters(), 1e-2)
-    for _ in range(60):
-        optimiser.zero_grad()
-        F.cross_entropy(net(x), labels).backward()
-        optimiser.step()
+    fit(net, lambda: F.cross_entropy(net(x), labels), 60)
     assert torch.equal(net(x).argmax(1), labels)
 
 
@@ -217,13 +214,7 @@ def test_dense_head_learns_a_mask():
     net = SegmentViT(16, 4, 16, 2, 2, 1)
     x = normal(6, 1, 16, 16, dtype=torch.float32)
     y = (F.avg_pool2d(x, 5, 1, 2) > 0).float()
-    optimiser, losses = torch.optim.AdamW(net.parameters(), 1e-2), []
-    for _ in range(60):
-        optimiser.zero_grad()
-        loss = bce_dice_loss(net(x), y, 1.0)
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = fit(net, lambda: bce_dice_loss(net(x), y, 1.0), 60)
     assert losses[-1] < 0.3 * losses[0]
 
 

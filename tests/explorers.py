@@ -1,0 +1,22 @@
+"""What every explorer must do, whatever it shows."""
+
+from typing import Any
+
+from coursekit.explore.base import Explorer
+
+
+def moves_and_returns(explorer: Explorer, name: str, value: Any) -> None:
+    """The control changes the picture, and moved back it restores it."""
+    picture, before = explorer.image.value, explorer.controls[name].value
+    explorer.controls[name].value = value
+    assert explorer.image.value != picture, f"{name} = {value!r} changes nothing"
+    explorer.controls[name].value = before
+    assert explorer.image.value == picture, f"{name} moved back to {before!r} shows something else"
+
+
+def frame_is_pure(explorer: Explorer, **values: Any) -> None:
+    """Other values give another picture, the same one each time, and what is displayed stays, before and after."""
+    picture, before = explorer.image.value, explorer.values
+    other = explorer.frame(**values)
+    assert other != picture and explorer.snapshot(**values).data == other == explorer.frame(**values)
+    assert explorer.frame() == picture == explorer.image.value and explorer.values == before
