@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import time
-from pathlib import Path
 
 import torch
+from recording import keep
 from torch import Tensor
 
 from coursekit.data import mnist
 from coursekit.runtime import seed_everything
 from coursekit.vae import VAE, LinearVAE, elbo, importance_bound
 
-ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 64
 
 
@@ -49,17 +46,13 @@ def main() -> None:
     record = {
         "command": f"python tests/records/mnist_vae.py {options.likelihood} --data MNIST --epochs {options.epochs} "
                    f"--latent {options.latent} --seed {options.seed}",
-        "commit": subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip(),
         "data": "MNIST test files: 8,000 images to train, 2,000 held out" + (", binarised at random" if binary else ""),
         "settings": {"latent": options.latent, "channels": 32, "epochs": options.epochs, "batch": 100,
                      "optimiser": "Adam, one cycle to 2e-3"},
-        "seed": options.seed, "device": "cpu", "python": platform.python_version(), "torch": torch.__version__,
+        "seed": options.seed, "device": "cpu",
         "training_cpu_minutes": round(minutes, 2), "n": len(held_out), "samples": SAMPLES, **scores(model, train, held_out, generator),
     }   # fmt: skip
-    file = ROOT / "data" / "results" / "mnist_vae.json"
-    records = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    records[f"{options.likelihood}, seed {options.seed}"] = record
-    file.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n", "utf-8")
+    keep("mnist_vae", f"{options.likelihood}, seed {options.seed}", record)
     print(json.dumps(record, indent=1))
 
 

@@ -11,9 +11,6 @@ data/results/polyps.json; a run that went on after a stop says so there. Not a p
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
+from recording import ROOT, keep
 from torch import nn
 from torch.utils.data import Subset
 
@@ -29,7 +27,6 @@ from coursekit.runtime import device, seed_everything
 from coursekit.segmentation import SegmentViT, UNet, bce_dice_loss, dice, iou
 from coursekit.training import Checkpoints, check_finite, save_weights, steps
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = {
     "unet": lambda size: UNet(3, 1, base_channels=16),
     "unet without skips": lambda size: UNet(3, 1, base_channels=16, skips=False),
@@ -71,19 +68,14 @@ def main() -> None:
     save_weights(model, folder / "weights.safetensors", {"model": options.model, "size": options.size})
     record = {
         "command": "python tests/records/polyps.py " + " ".join(_public(sys.argv[1:])),
-        "commit": subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip(),
         "data": options.data if options.data == "built-in" else "Kvasir-SEG",
         "images": [len(part) for part in parts], "size": options.size, "seed": options.seed, "epochs": options.epochs,
         "device": torch.cuda.get_device_name() if device().type == "cuda" else f"{torch.get_num_threads()} CPU cores",
-        "python": platform.python_version(), "torch": torch.__version__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "training_minutes": sum(history["seconds"]) / 60, "training_cpu_minutes": sum(history["cpu_seconds"]) / 60,
         **tested(model, parts[0], Batches(parts[2], 50, device=device(), shuffle=False)), "history": history,
     }   # fmt: skip
-    file = ROOT / "data" / "results" / "polyps.json"
-    records = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    records[f"{options.model}, {record['data']}, {options.size} px, seed {options.seed}"] = _rounded(record)
-    file.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n", "utf-8")
+    file = keep("polyps", f"{options.model}, {record['data']}, {options.size} px, seed {options.seed}", record)
     print(f"test IoU {record['test_iou']:.4f}, {record['training_minutes']:.1f} minutes; recorded in {file.name}")
 
 
@@ -168,14 +160,6 @@ def _public(words: list[str]) -> list[str]:
     """The command without the place where this machine keeps the data."""
     words = ["KVASIR-SEG" if i and words[i - 1] == "--data" and word != "built-in" else word for i, word in enumerate(words)]
     return [f"'{word}'" if " " in word else word for word in words]
-
-
-def _rounded(node: Any) -> Any:
-    if isinstance(node, float):
-        return round(node, 4)
-    if isinstance(node, dict):
-        return {key: _rounded(value) for key, value in node.items()}
-    return [_rounded(item) for item in node] if isinstance(node, list) else node
 
 
 if __name__ == "__main__":
