@@ -153,6 +153,7 @@ FAULTS = {
     "CMYK": (put("images/b.jpg", np.zeros((50, 25, 3)), "CMYK"), r"images/b\.jpg is in mode CMYK.*save it as RGB"),
     "dim mask": (put("masks/b.jpg", np.ones((50, 25))), r"masks/b\.jpg has no pixel above 127, the brightest is 1:"),
     "mask at the threshold": (put("masks/b.jpg", np.full((50, 25), 127)), r"the brightest is 127:"),
+    "a photograph for a mask": (put("masks/b.jpg", np.full((50, 25), 180)), r"b\.jpg is no black and white picture, 100% of"),
     "empty folder": (lambda root: [emptied(root / "images"), emptied(root / "masks")], r"root/images holds no files"),
     "no masks/": (lambda root: (root / "masks").rename(root / "labels"), r"root/masks is no folder.*must hold images/ and masks/"),
     "no images/": (lambda root: (root / "images").rename(root / "frames"), r"root/images is no folder"),
@@ -376,6 +377,9 @@ def test_fractions_that_are_none_are_refused(fractions):
 
 
 def test_an_empty_part_is_refused():
+    for call in (split, near_duplicates):
+        with pytest.raises(ValueError, match="dataset must hold images with their masks and names"):
+            call(Subset(random_pairs(2, 1), [0]))
     with pytest.raises(ValueError, match=r"2 pairs split .* leave a part empty: \(1, 1, 0\)"):
         split(random_pairs(2, 1))
 

@@ -121,9 +121,10 @@ def test_unet_learns_and_channels_last_computes_the_same():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: UNet(0, 1), "in_channels must be at least 1, got 0"),
-        (lambda: UNet(3, 0), "classes must be at least 1, got 0"),
-        (lambda: UNet(3, 1, 0), "base_channels must be at least 1, got 0"),
+        (lambda: UNet(3, 1, 8.0), "base_channels must be an int of at least 1, got 8.0"),
+        (lambda: UNet(0, 1), "in_channels must be an int of at least 1, got 0"),
+        (lambda: UNet(3, 0), "classes must be an int of at least 1, got 0"),
+        (lambda: UNet(3, 1, 0), "base_channels must be an int of at least 1, got 0"),
         (lambda: UNet(3, 1, 3, bilinear=True), "must be even .* got 3"),
         (lambda: UNet(3, 1, 1)(torch.zeros(2, 1, 32, 32)), r"\(B, 3, H, W\), got \(2, 1, 32, 32\)"),
         (lambda: UNet(3, 1, 1)(torch.zeros(3, 32, 32)), r"\(B, 3, H, W\), got \(3, 32, 32\)"),

@@ -196,9 +196,10 @@ def test_blur_spreads_a_point_by_sigma():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"count": 0}, "count must be at least 1, got 0"),
-        ({"count": 2, "size": 31}, "size must be at least 32 pixels, got 31"),
-        ({"count": 2, "seed": -1}, "seed must not be negative, got -1"),
+        ({"count": 0}, "count must be an int of at least 1, got 0"),
+        ({"count": 2.5}, "count must be an int of at least 1, got 2.5"),
+        ({"count": 2, "size": 31}, "size must be an int of at least 32, got 31"),
+        ({"count": 2, "seed": -1}, "seed must be an int of at least 0, got -1"),
     ],
 )
 def test_bad_input_is_answered(arguments, message):

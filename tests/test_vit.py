@@ -222,6 +222,10 @@ def test_dense_head_learns_a_mask():
     ("call", "message"),
     [
         (lambda: SegmentViT(16, 5, 8, 1, 2), "image_size must be a multiple of patch_size, got 16 and 5"),
+        (lambda: MultiHeadAttention(8, 0), "dim must be a multiple of heads, got 8 and 0"),
+        (lambda: PatchEmbedding(1, 4, 2)(torch.zeros(1, 1, 9, 8)), "multiples of the patch size 4, got 9×8"),
+        (lambda: unpatch(torch.zeros(1, 6, 4), 2, 4), "divide the number of tokens, got 4 for 6"),
+        (lambda: SegmentViT(16, 4, 8, 1, 2, mlp_ratio=0), "mlp_ratio must leave at least one hidden channel, got 0 for dim = 8"),
         (lambda: SegmentViT(16, 4, 8, 1, 3), "dim must be a multiple of heads, got 8 and 3"),
         (lambda: SegmentViT(16, 4, 9, 1, 3, positions="sinusoidal"), "dim must be even"),
         (lambda: SegmentViT(16, 4, 8, 0, 2, classes=0), "depth = 0, classes = 0"),

@@ -45,9 +45,10 @@ class Augment:
         One bilinear interpolation moves image and mask; a mask pixel is polyp where at least half of it is.
         Raises ``ValueError`` for other shapes.
         """
-        count, channels, height, width = images.shape
-        if channels != 3 or height != width or masks.shape != (count, 1, height, width):
+        square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
+        if not square or masks.shape != (len(images), 1, *images.shape[2:]):
             raise ValueError(f"images must be (B, 3, S, S) and masks (B, 1, S, S), got {tuple(images.shape)} and {tuple(masks.shape)}")
+        count, _, height, width = images.shape
         inverse = self.places(count, generator).to(images.device)
         grid = F.affine_grid(inverse, [count, 4, height, width], align_corners=False)
         moved = F.grid_sample(torch.cat([images, masks], 1), grid, padding_mode="reflection", align_corners=False)

@@ -54,6 +54,7 @@ def split(dataset: Pairs, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: in
     files, and a pair more or less moves few others. Sizes are n·fraction, rounded so that they add up (largest remainder).
     Raises ``ValueError`` where the fractions do not add up to 1, or a part would be empty. Source: Basel, problem set 6, exercise 5.1.
     """
+    _whole(dataset)
     if not all(fraction > 0 for fraction in fractions) or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         raise ValueError(f"fractions must be positive and add up to 1, got {tuple(fractions)}, together {sum(fractions):g}")
     exact = [len(dataset) * fraction for fraction in fractions]
@@ -75,6 +76,7 @@ def near_duplicates(dataset: Pairs, threshold: float = 0.37) -> list[tuple[int, 
     from there to .4 there were right and wrong ones. The same polyp seen from another side is not found.
     Raises ``ValueError`` for images below 32 pixels.
     """
+    _whole(dataset)
     if dataset.images.shape[-1] < _THUMB:
         raise ValueError(f"images must have at least {_THUMB} pixels a side to be told apart, got {dataset.images.shape[-1]}")
     thumbs = _thumbnails(dataset.images)
@@ -110,6 +112,11 @@ def _lit(share: np.ndarray) -> tuple[int, int]:
 
 def _unit(thumbs: Tensor) -> Tensor:
     return F.normalize(thumbs.flatten(1) - thumbs.flatten(1).mean(1, keepdim=True), dim=1)
+
+
+def _whole(dataset: Pairs) -> None:
+    if not isinstance(dataset, Pairs) or not len(dataset):
+        raise ValueError(f"dataset must hold images with their masks and names, at least one; got {dataset!r} of {len(dataset)}")
 
 
 class Batches:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from coursekit.data.cache import Arrays, cached
 from coursekit.data.content import is_metadata
+from coursekit.data.decode import check_size, decode
 from coursekit.data.pairs import Pairs
 from coursekit.data.sources import DataError, fetch
 from coursekit.runtime import progress_bar
@@ -38,8 +39,7 @@ class KvasirSEG(Pairs):
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None, size: int = 128) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"size must be an int of at least 1 pixel, got {size!r}")
+        check_size(size)
         folder = fetch("kvasir-seg") if root is None else Path(root).expanduser().absolute()
         pairs = _matched(folder)
         arrays = cached(f"polyps-{size}-{_digest(pairs)[:16]}", lambda: _decode(pairs, size))
@@ -90,23 +90,14 @@ def _decode(pairs: list[tuple[Path, Path]], size: int) -> Arrays:
 
 def decode_pair(image_path: Path, mask_path: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One image, uint8 (3, S, S), and its mask, uint8 (1, S, S) of zeros and ones, as ``KvasirSEG`` describes. Raises ``DataError``."""
-    image, mask = _load(image_path), _load(mask_path).convert("L")
+    image, mask = decode(image_path, _MODES), decode(mask_path, _MODES).convert("L")
     if image.size != mask.size:
         raise DataError(f"{mask_path} has {mask.width}×{mask.height} pixels, its image {image.width}×{image.height}: get the right pair")
     brightness = np.asarray(mask)
     if 0 < brightness.max() <= 127:
         raise DataError(f"{mask_path} has no pixel above 127, the brightest is {brightness.max()}: a mask must hold 0 and 255")
+    if (grey := ((brightness > 40) & (brightness < 215)).mean()) > 0.6:   # far beyond noise and soft outlines; photographs reach it
+        raise DataError(f"{mask_path} is no black and white picture, {grey:.0%} of it is grey: are images and masks swapped?")
     polyp = Image.fromarray(np.where(brightness > 127, 255, 0).astype(np.uint8))
     small, small_polyp = (np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR)) for whole in (image.convert("RGB"), polyp))
     return small.transpose(2, 0, 1), (small_polyp > 127).astype(np.uint8)[None]  # Pillow's bilinear antialiases where it shrinks
-
-
-def _load(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
-        raise DataError(f"{path} does not decode: {error}. Get a right copy of it") from error
-    if image.mode not in _MODES:
-        raise DataError(f"{path} is in mode {image.mode}, which cannot become RGB without a guess: save it as RGB or greyscale")
-    return image

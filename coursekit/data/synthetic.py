@@ -37,12 +37,9 @@ class SyntheticPolyps(Pairs):
     """
 
     def __init__(self, count: int, size: int = 128, seed: int = 0) -> None:
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
-        if size < _MIN_SIZE:
-            raise ValueError(f"size must be at least {_MIN_SIZE} pixels, got {size}")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
+        for name, value, lowest in (("count", count, 1), ("size", size, _MIN_SIZE), ("seed", seed, 0)):
+            if not isinstance(value, int) or value < lowest:
+                raise ValueError(f"{name} must be an int of at least {lowest}, got {value!r}")
         parts = [render(Draws(seed, range(first, first + _BATCH), size)) for first in range(0, count, _BATCH)]
         images, masks = (torch.cat(part)[:count] for part in zip(*parts, strict=True))
         super().__init__(images, masks, [f"synthetic-{seed}-{i:05d}" for i in range(count)])

@@ -87,6 +87,7 @@ class ThresholdExplorer(Explorer):
         for axes, title in ((photo, "true: blue, predicted: white"), (areas, "IoU = found / all coloured")):
             show_image(axes, self.images[0], title)
             axes.images[0].set_data(blank)
+        photo.images[0].set_interpolation("bicubic")
         self.picture, self.agreement = photo.images[0], areas.images[0]
         self.outlines = [LineCollection([], colors=colour, linewidths=2) for colour in (SKY, "white")]
         for outline in self.outlines:

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SMOOTHING = 1e-6
 
-def dice_loss(logits: Tensor, masks: Tensor, smoothing: float = 1e-6) -> Tensor:
+
+def dice_loss(logits: Tensor, masks: Tensor, smoothing: float = SMOOTHING) -> Tensor:
     """Soft Dice loss, the mean over images of 1 − (2Σpy + s)/(Σp + Σy + s), with p = σ(logits). A scalar in [0, 1].
 
     ``logits`` (B, …), any numbers; ``masks`` of the same shape, of any type, in [0, 1]. The sums run over each image apart,
@@ -25,10 +27,7 @@ def dice_loss(logits: Tensor, masks: Tensor, smoothing: float = 1e-6) -> Tensor:
     """
     if not 0 < smoothing < math.inf:
         raise ValueError(f"smoothing must be a positive number, got {smoothing:g}")
-    logits, masks = _checked(logits, masks)
-    p, y = logits.sigmoid().flatten(1), masks.flatten(1)
-    overlap, total = (p * y).sum(1), p.sum(1) + y.sum(1)
-    return (1 - (2 * overlap + smoothing) / (total + smoothing)).mean()
+    return _soft_dice(*_checked(logits, masks), smoothing)
 
 
 def bce_dice_loss(logits: Tensor, masks: Tensor, dice_weight: float) -> Tensor:
@@ -41,7 +40,13 @@ def bce_dice_loss(logits: Tensor, masks: Tensor, dice_weight: float) -> Tensor:
     if not 0 <= dice_weight < math.inf:
         raise ValueError(f"dice_weight must be a number ≥ 0, got {dice_weight:g}")
     logits, masks = _checked(logits, masks)
-    return F.binary_cross_entropy_with_logits(logits, masks) + dice_weight * dice_loss(logits, masks)
+    return F.binary_cross_entropy_with_logits(logits, masks) + dice_weight * _soft_dice(logits, masks, SMOOTHING)
+
+
+def _soft_dice(logits: Tensor, masks: Tensor, smoothing: float) -> Tensor:
+    p, y = logits.sigmoid().flatten(1), masks.flatten(1)
+    overlap, total = (p * y).sum(1), p.sum(1) + y.sum(1)
+    return (1 - (2 * overlap + smoothing) / (total + smoothing)).mean()
 
 
 def _checked(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,8 +37,8 @@ class UNet(nn.Module):
     def __init__(self, in_channels: int, classes: int, base_channels: int = 64, bilinear: bool = False, skips: bool = True) -> None:
         super().__init__()
         for name, count in (("in_channels", in_channels), ("classes", classes), ("base_channels", base_channels)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} must be an int of at least 1, got {count!r}")
         if bilinear and base_channels % 2:
             raise ValueError(f"base_channels must be even where bilinear upsampling leaves the halving to the decoder, got {base_channels}")
         self.in_channels, self.bilinear, self.skips = in_channels, bilinear, skips

@@ -25,7 +25,7 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
 class PatchEmbedding(nn.Module):
     """Cuts (B, C, H, W) into P×P patches side by side and maps each linearly: (B, H/P·W/P, dim), row by row.
 
-    A convolution of stride P is that linear map: its kernels meet each patch once.
+    A convolution of stride P is that linear map: its kernels meet each patch once. Raises ``ValueError`` where P divides H or W not.
     """
 
     def __init__(self, in_channels: int, patch_size: int, dim: int) -> None:
@@ -33,6 +33,9 @@ class PatchEmbedding(nn.Module):
         self.project = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if height % (P := self.project.stride[0]) or width % P:
+            raise ValueError(f"height and width must be multiples of the patch size {P}, got {height}×{width}")
         return self.project(x).flatten(2).transpose(1, 2)
 
 
@@ -40,7 +43,10 @@ def unpatch(tokens: Tensor, patch_size: int, height: int) -> Tensor:
     """The pixels that tokens hold, put back in place: (B, h·w, C·P·P) to (B, C, h·P, w·P), with ``height`` h in patches.
 
     Undoes ``F.unfold(x, P, stride=P).transpose(1, 2)``: each token runs over channels, then rows, then columns.
+    Raises ``ValueError`` where the tokens do not fill ``height`` rows.
     """
+    if height < 1 or tokens.shape[1] % height:
+        raise ValueError(f"height must divide the number of tokens, got {height} for {tokens.shape[1]}")
     return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, -1)), patch_size)
 
 
@@ -53,7 +59,7 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}")
         self.heads = heads
         self.query, self.key, self.value, self.output = (nn.Linear(dim, dim) for _ in range(4))
@@ -121,6 +127,8 @@ class SegmentViT(nn.Module):
                   "in_channels": in_channels, "classes": classes}   # fmt: skip
         if wrong := [f"{name} = {count}" for name, count in counts.items() if count < 1]:
             raise ValueError(f"sizes and counts must be at least 1, got {', '.join(wrong)}")
+        if mlp_ratio * dim < 1:
+            raise ValueError(f"mlp_ratio must leave at least one hidden channel, got {mlp_ratio:g} for dim = {dim}")
         if image_size % patch_size:
             raise ValueError(f"image_size must be a multiple of patch_size, got {image_size} and {patch_size}")
         if positions not in ("learned", "sinusoidal", "none") or head not in ("dense", "class"):
