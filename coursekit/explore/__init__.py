@@ -4,6 +4,7 @@ from coursekit.explore.base import Explorer
 from coursekit.explore.diffusion_1d import ReverseKernelExplorer, ScheduleExplorer
 from coursekit.explore.latent import LatentExplorer
 from coursekit.explore.patch import PatchExplorer
+from coursekit.explore.sampling import SamplingExplorer
 from coursekit.explore.threshold import ThresholdExplorer
 from coursekit.explore.trajectories import TrajectoryExplorer
 
@@ -12,6 +13,7 @@ __all__ = [
     "LatentExplorer",
     "PatchExplorer",
     "ReverseKernelExplorer",
+    "SamplingExplorer",
     "ScheduleExplorer",
     "ThresholdExplorer",
     "TrajectoryExplorer",
