@@ -109,7 +109,8 @@ class _Replace(ast.NodeTransformer):
 def killed(job: tuple[str, str, tuple[str, ...]]) -> bool:
     """Whether the tests fail on a copy of the package with one module replaced. Runs in a process of its own."""
     module, mutated, tests = job
-    signal.alarm(120)   # a mutant that never ends ends this process, and counts as killed
+    signal.setitimer(signal.ITIMER_PROF, 120)   # CPU seconds: a mutant that never ends ends this process, and counts as killed
+    signal.alarm(1200)   # or waits for ever
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         shutil.copytree(ROOT / "coursekit", Path(folder) / "coursekit", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "data", Path(folder) / "data", ignore=shutil.ignore_patterns("[!sr]*"))
