@@ -13,7 +13,7 @@ import random
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,14 @@ class NonFinite(ArithmeticError):
     """A loss or a weight is NaN or infinite. The message names the step and says what to try."""
 
 
-def steps(total: int, run: Checkpoints, every: int = 100) -> Iterator[int]:
+def steps(total: int, run: Checkpoints, every: int = 100, any_process: Callable[[bool], bool] = bool) -> Iterator[int]:
     """The steps that ``run`` still lacks, up to and including ``total``; the same line starts a run and goes on with it.
 
     Resumes from the newest checkpoint, and saves before the first step, after each ``every`` steps, after the last, and when interrupted:
     Ctrl-C (a notebook's stop button) is held back until the step is whole, which is then saved before ``KeyboardInterrupt`` is raised.
     A second Ctrl-C stops at once and saves nothing, and so do an error or a ``break`` in the loop. Outside of the main thread Python
-    holds back no signals. Raises ``ValueError`` for ``every`` < 1 and a run beyond ``total``; for the rest see ``Checkpoints``.
+    holds back no signals. ``any_process``: tells each of several processes whether any was interrupted.
+    Raises ``ValueError`` for ``every`` < 1 and a run beyond ``total``; for the rest see ``Checkpoints``.
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
@@ -54,9 +55,9 @@ def steps(total: int, run: Checkpoints, every: int = 100) -> Iterator[int]:
     with _interrupt_held_back() as interrupted:
         for step in range(done + 1, total + 1):
             yield step
-            if interrupted or step % every == 0 or step == total:
+            if (stop := any_process(bool(interrupted))) or step % every == 0 or step == total:
                 run.save(step)
-            if interrupted:
+            if stop:
                 raise KeyboardInterrupt(f"stopped after step {step} of {total}, which is saved in {run.folder}; run this again to go on")
 
 

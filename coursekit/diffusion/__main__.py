@@ -1,0 +1,53 @@
+"""python -m coursekit.diffusion FLAGS: train a diffusion model on a folder of pictures, and draw from it. --help lists the flags.
+
+    python -m coursekit.diffusion --data_path data/afhq/train --save_folder results/cats --time_steps 50 --train_steps 10000 \
+        --image_size 32 --batch_size 32 --learning_rate 1e-3 --unet_dim 16
+
+On several GPUs: accelerate launch -m coursekit.diffusion FLAGS. On several CPU processes: torchrun --nproc-per-node 2 -m
+coursekit.diffusion FLAGS, since accelerate launch --cpu starts one process only, however many it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+from coursekit.data import DataError
+from coursekit.diffusion.settings import parse
+from coursekit.training import CheckpointError, NonFinite
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when done; 2 for wrong flags or settings, 1 for what went wrong on the way, 130 for Ctrl-C; then a message on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        settings = parse(arguments)
+        from coursekit.diffusion.train import train  # after the flags: --help need not wait for it
+
+        train(settings)
+    except KeyboardInterrupt as stop:
+        again = arguments if any(a.lstrip("-").startswith("resume") for a in arguments) else [*arguments, "--resume"]
+        _tell(f"{stop or 'stopped at once'}.\nTo go on: {_launcher()} {shlex.join(again)}")
+        return 130
+    except ValueError as error:
+        _tell(f"{error}\nAll flags: python -m coursekit.diffusion --help")
+        return 2
+    except (CheckpointError, DataError, NonFinite, OSError) as error:
+        _tell(str(error))
+        return 1
+    return 0
+
+
+def _launcher() -> str:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return f"torchrun --nproc-per-node {processes} -m coursekit.diffusion" if processes > 1 else "python -m coursekit.diffusion"
+
+
+def _tell(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

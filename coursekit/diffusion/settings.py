@@ -1,0 +1,172 @@
+"""The settings of a training run: one field, one flag of ``python -m coursekit.diffusion``, one place that checks it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from coursekit.training import saved_settings
+
+ARCHITECTURE = ("image_size", "unet_dim", "time_steps")   # what a weights file fixes
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+Kind = tuple[str, Callable[[str], Any]]   # what the right values are, and how a text becomes one (or raises ValueError, KeyError)
+
+
+def _whole(low: int, multiple: int = 1) -> Kind:
+    def read(text: str) -> int:
+        if (number := int(text)) < low or number % multiple:
+            raise ValueError
+        return number
+
+    return f"a whole number, {low} or more" + (f", in multiples of {multiple}" if multiple > 1 else ""), read
+
+
+def _positive(text: str) -> float:
+    if not 0 < (number := float(text)) < math.inf:
+        raise ValueError
+    return number
+
+
+def _one_of(*names: str) -> Kind:
+    return f"one of {', '.join(names)}", lambda text: {name: name for name in names}[text]
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise ValueError
+    return Path(text).expanduser()
+
+
+def _tracker(text: str) -> str:
+    from accelerate.tracking import get_available_trackers  # most runs have no tracker, and Accelerate is slow to import
+
+    return text if text == "none" else {str(name.value): str(name.value) for name in get_available_trackers()}[text]
+
+
+_PATH: Kind = ("a path", _path)
+_SWITCH: Kind = ("True or False, or nothing for True", lambda text: _TRUTHS[text.lower()])
+_FLAGS: dict[str, tuple[Kind, str]] = {
+    "data_path": (_PATH, "folder with cat/, dog/ and wild/, or with pictures alone; without it, the built-in digits"),
+    "data_class": (_one_of("all", "cat", "dog", "wild"), "which of the folders in data_path"),
+    "save_folder": (_PATH, "where everything that the run makes goes"),
+    "load_path": (_PATH, "the model.safetensors of another run: with --visualize to draw from, else to start from"),
+    "image_size": (_whole(8, 8), "side of the pictures in pixels, which the U-Net halves three times; without data_path 8, the digits'"),
+    "batch_size": (_whole(1), "pictures a step, over all processes together"),
+    "train_steps": (_whole(1), "steps of training in all; a resumed run may ask for more"),
+    "time_steps": (_whole(1), "steps of the diffusion, T"),
+    "unet_dim": (_whole(8, 8), "channels of the U-Net's first layer"),
+    "learning_rate": (("a number above 0", _positive), "of Adam"),
+    "save_and_sample_every": (_whole(1), "steps between checkpoints, each with samples and a line in losses.csv"),
+    "fid": (_SWITCH, "measure a Fréchet distance with each checkpoint"),
+    "fid_samples": (_whole(4), "samples that it is measured with"),
+    "visualize": (_SWITCH, "draw the forward and the backward process; with load_path nothing is trained"),
+    "seed": (_whole(0), "of everything random"),
+    "loss": (_one_of("l1", "l2"), "between noise and prediction"),
+    "precision": (_one_of("auto", "no", "fp16", "bf16"), "auto is bf16 on a GPU that has it, fp16 on another, no on a CPU"),
+    "workers": (_whole(0), "batches that a thread of its own makes ahead"),
+    "resume": (_SWITCH, "go on with the run in save_folder, on a CPU bit for bit; where there is none, start"),
+    "skip_bad": (_SWITCH, "leave out pictures that do not decode, instead of stopping"),
+    "tracker": (("none or a tracker that Accelerate knows and that is installed, such as tensorboard", _tracker), "where else to log"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that a run depends on; the defaults are the handout's recommended command. ``--help`` says what each is.
+
+    Values may be texts, as on a command line. Raises ``ValueError`` for a wrong one, naming the flag and the right values.
+    Source: CMU, homework 2, table 1.
+    """
+
+    data_path: Path | None = None
+    data_class: str = "cat"
+    save_folder: Path = Path("results")
+    load_path: Path | None = None
+    image_size: int = 32
+    batch_size: int = 32
+    train_steps: int = 10_000
+    time_steps: int = 50
+    unet_dim: int = 16
+    learning_rate: float = 1e-3
+    save_and_sample_every: int = 1000
+    fid: bool = False
+    fid_samples: int = 512
+    visualize: bool = False
+    seed: int = 0
+    loss: str = "l1"
+    precision: str = "auto"
+    workers: int = 0
+    resume: bool = False
+    skip_bad: bool = False
+    tracker: str = "none"
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, ((right, read), _) = getattr(self, each.name), _FLAGS[each.name]
+            if value is None and each.default is None:
+                continue
+            try:
+                object.__setattr__(self, each.name, read(str(value)))
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"--{each.name} must be {right}; got {str(value)!r}") from error
+        if self.seed >= 2**32:
+            raise ValueError(f"--seed must be below 2**32, got {self.seed}")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed."""
+        names = (*ARCHITECTURE, "batch_size", "learning_rate", "save_and_sample_every", "seed", "loss")
+        return {name: getattr(self, name) for name in names}
+
+
+def settings_from(given: Mapping[str, Any]) -> Settings:
+    """Settings for the flags that were ``given``. The others are the defaults, but for what depends on a file:
+
+    the weights in ``load_path`` say what the network is, and the built-in digits are 8×8. Raises ``ValueError`` for wrong values, a
+    pickle, and flags that contradict the weights; ``CheckpointError`` for a file that is damaged or not there.
+    """
+    settings = Settings(**given)
+    if settings.load_path is None:
+        return Settings(**{"image_size": 8, **given}) if settings.data_path is None else settings
+    if settings.load_path.suffix in _PICKLES:
+        raise ValueError(f"--load_path {settings.load_path} is a pickle, and whoever opens one runs the code in it. Give it the "
+                         "model.safetensors that this trainer writes; train again for one")  # fmt: skip
+    path = settings.load_path / "model.safetensors" if settings.load_path.is_dir() else settings.load_path
+    saved = saved_settings(path)
+    if "channels" not in saved:
+        raise ValueError(f"--load_path {path} holds {sorted(saved) or 'nothing'} and no network; give it the model.safetensors of a run")
+    for name in ARCHITECTURE:
+        if name in given and getattr(settings, name) != saved[name]:
+            raise ValueError(f"--{name} is {given[name]}, but {path} was trained with {saved[name]}: leave the flag out, or load another")
+    return Settings(**{**given, **{name: saved[name] for name in ARCHITECTURE}, "load_path": path})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """Settings from a command line: flags with underscores or dashes, switches with or without True and False. Raises as above."""
+    parser = _Parser(prog="python -m coursekit.diffusion", description="Train a diffusion model, or draw from one.", allow_abbrev=False)
+    for each in fields(Settings):
+        (right, _), text = _FLAGS[each.name]
+        shown = f"{text} ({right}{f'; default: {each.default}' if each.default is not None else ''})"
+        switch: dict[str, Any] = {"nargs": "?", "const": "True"} if isinstance(each.default, bool) else {}
+        parser.add_argument(f"--{each.name}", default=argparse.SUPPRESS, metavar="VALUE", help=shown.replace("%", "%%"), **switch)
+    given, unknown = parser.parse_known_args([_underscored(argument) for argument in arguments])
+    if unknown:
+        flags = [f"--{name}" for name in _FLAGS]
+        near = get_close_matches(unknown[0].partition("=")[0], flags, 1, 0.6)
+        raise ValueError(f"{unknown[0]} is no flag" + (f"; did you mean {near[0]}?" if near else f". The flags are {', '.join(flags)}"))
+    return settings_from(vars(given))
+
+
+def _underscored(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
