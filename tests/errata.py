@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import errata_ddpm as on_05
 import errata_diffusion as on_02
 import errata_segmentation as on_03
+import errata_trainer as on_05_trainer
 import errata_vae as on_04
 import torch
 import torch.nn.functional as F
@@ -213,7 +215,7 @@ ERRATA += [
             "wrong matrices, wrong shape", "A", _03, on_03.keys_for_values),
     Erratum("E2.17", "002, 3.1.3", "MHSA_H(LN(h_j))", "MHSA_{LN(H)}(LN(h_j))",
             "another layer than everybody's pre-norm", "A", _03, on_03.keys_not_normalised),
-    Erratum("E2.19", "002, 3.2", "cost dominated by quadratic attention", "12Nd² + 2N²d: linear until N ≈ 6d",
+    Erratum("E2.19", "002, 3.2", "FLOPs depend heavily on the length, which enters squared", "12Nd² + 2N²d: linear until N ≈ 6d",
             "4 % of ViT-B/16's work is quadratic", "C", _03, on_03.quadratic_share),
     Erratum("E2.32", "002, 5.1", "IoU_c summed over i = 1 … C", "over all images",
             "only the first C images count", "A", _03, on_03.sum_over_classes),
@@ -236,4 +238,23 @@ ERRATA += [
             "only if the aggregate posterior fills the prior", "samples from where nothing was encoded", "C", _04, on_04.unfilled_prior),
     Erratum("E4.1", "004, Q1.3 (b)", "Σ max_q ELBO = max_φ Σ ELBO",
             "≥; equal if g_φ reaches every optimum", "an amortisation gap overlooked", "C", _04, on_04.amortised),
+]  # fmt: skip
+_05 = "05_ddpm"
+ERRATA += [
+    Erratum("E2.65", "002, 8.3.4 (DDIM)", "√(1−ᾱ_{t−1}−ᾱ_t²) in the mean",
+            "√(1−ᾱ_{t−1}−σ_t²)", "NaN early on, a wrong variance later", "A", _05, on_05.squared_signal_for_variance),
+    Erratum("E2.66", "002, 8.3.4 (DDIM)", "q(x_T | x_0) = N(0, I)",
+            "N(√ᾱ_T x_0, (1−ᾱ_T) I)", "no x_t has the mean that it should", "B", _05, on_05.standard_normal_end),
+    Erratum("E2.67", "002, 8.3.4 (DDIM)", "x̂_0 = (x_t − √ᾱ_{t−1} ε)/√ᾱ_t",
+            "(x_t − √(1−ᾱ_t) ε)/√ᾱ_t", "x̂_0 far off", "A", _05, on_05.signal_for_noise),
+    Erratum("E2.68", "002, 8.3.4 (DDIM)", "x_{t−1} = μ + Σ ε",
+            "μ + Σ^{1/2} ε, that is σ_t ε", "too little noise", "A", _05, on_05.variance_for_std),
+    Erratum("E2.69", "002, 8.3.4 (DDIM)", "k steps at once with σ_t of one step, and x_0",
+            "σ with ᾱ_{t−k} for ᾱ_{t−1}, and x̂_0", "too little noise at η = 1", "C", _05, on_05.sigma_of_one_step),
+    Erratum("E3.21", "003, chapter 5 and algorithm 1", "the KL, and so the L1 loss",
+            "the KL gives L2, the mean of ε; L1 learns its median", "modes get other weights", "C", _05, on_05.mean_for_median),
+    Erratum("E3.24", "003, table 1 and command line", "--fid as a flag, and --fid False",
+            "a switch that takes a value or none", "the value is refused; or False counts as True", "A", _05, on_05_trainer.flag_and_value),
+    Erratum("E3.25", "003, command line and table 1", "wget … -0, the address broken in two; T = 300, and 50",
+            "-O, one address, one T", "no data; a model for another T", "B", _05, on_05_trainer.command_that_does_not_run),
 ]  # fmt: skip

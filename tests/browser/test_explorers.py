@@ -16,6 +16,7 @@ CONSTRUCTORS = {
     "TrajectoryExplorer": "TrajectoryExplorer()",
     "ReverseKernelExplorer": "ReverseKernelExplorer()",
     "LatentExplorer": "LatentExplorer(VAE(8, 2, 4), *digits())",
+    "SamplingExplorer": "SamplingExplorer(torch.randn(11, 3, 1, 8, 8), torch.rand(10, 3, 1, 8, 8), NoiseSchedule.cosine(10))",
     "ThresholdExplorer": "ThresholdExplorer(photos := torch.rand(4, 3, 64, 64), photos[:, :1], (photos[:, 1:2] > 0.5).float())",
 }
 
@@ -28,7 +29,8 @@ def test_explorer_answers_every_control(
     open_notebook: Callable[..., NotebookPage],
     report_latency: Callable[[str, Explorer], None],
 ) -> None:
-    imports = "import torch\nfrom coursekit.data import digits\nfrom coursekit.vae import VAE"
+    packages = {"data": "digits", "diffusion": "NoiseSchedule", "vae": "VAE"}
+    imports = "\n".join(["import torch", *(f"from coursekit.{package} import {thing}" for package, thing in packages.items())])
     source = f"{imports}\nfrom coursekit.explore import {name}\nexplorer = {CONSTRUCTORS[name]}\nexplorer"
     page = open_notebook(lab_server.write_notebook(f"{name}.ipynb", source))
     page.run_all()
