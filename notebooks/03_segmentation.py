@@ -58,7 +58,7 @@ settings = {
         "finding": check, "least_lead": {"U-Net": 0.2, "ViT": 0.03}, "loss_left": {"U-Net": 0.6, "ViT": 0.95, "ViT, as long": 0.85},
         "decode_factor": 5, "feed_share": 0.05,
         "data": lambda: SyntheticPolyps(500, 64), "runs": tempfile.mkdtemp, "half": None, "channels_last": False,
-        "epochs": 14, "vit_epochs": 26, "resnet_epochs": 4, "evaluate_every": 2, "repeats": 5,
+        "epochs": 13, "vit_epochs": 24, "resnet_epochs": 3, "evaluate_every": 2, "repeats": 5,
         "lr": {"U-Net": 5e-3, "ViT": 3e-3, "ResNet U-Net": 2e-3},
         "unet": {"base_channels": 8}, "vit": {"patch_size": 8, "dim": 64, "depth": 2, "heads": 4},
         "resnet": {"encoder_name": "resnet18", "encoder_weights": None, "encoder_depth": 3, "decoder_channels": (32, 16, 8)},
