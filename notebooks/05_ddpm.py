@@ -54,20 +54,20 @@ def digits():
 settings = {
     "fast": {
         "load": digits, "held_out": 397, "mirror": 0.0, "enlarged": 40, "threads": 1, "network": {"dim": 16, "dim_mults": (1, 2, 4)},
-        "batch": 64, "learning_rate": 2e-3, "stages": (100, 300, 1000), "short": 250, "samples": 500, "few": 200,
+        "batch": 64, "learning_rate": 2e-3, "stages": (100, 300, 1000), "short": 250, "samples": 500, "few": 200, "late": 44,
         "expect": {   # bounds of claims that depend on the data and on how long was trained
             "x_13": 0.8, "early": 0.45, "loss": 0.26, "restored": 0.8, "clamp": 1.5, "clamp 50": 1.5, "real": 0.95, "sure": 0.9, "rarest": 0.02,
-            "distance": 15, "noise": 5, "curve": 0.7, "averaged": 1.0, "two to fifty": 1.3, "ten to fifty": 2.5, "fifty": 1.0, "same": 0.5, "settled": 0.9,
+            "distance": 15, "noise": 5, "curve": 0.7, "averaged": 1.0, "two to fifty": 1.3, "ten to fifty": 2.5, "same": 0.5, "settled": 0.9,
             "medians": 0.1, "own": 0.95, "seen": 1.1, "memory": 3, "near": 0.7, "copies": 0.02, "doubtful": 0.6, "block": 1.2,
         },
     },
     "full": {
         "load": lambda: (data.AFHQ(size=32).images, None), "held_out": 500, "mirror": 0.5, "enlarged": 64, "threads": torch.get_num_threads(),
         "network": {"dim": 16, "dim_mults": (1, 2, 4, 8)},
-        "batch": 32, "learning_rate": 1e-3, "stages": (100, 1000, 10_000), "short": 1000, "samples": 512, "few": 512,
+        "batch": 32, "learning_rate": 1e-3, "stages": (100, 1000, 10_000), "short": 1000, "samples": 512, "few": 500, "late": 47,
         "expect": {   # wide: what fails here is broken, not unlucky
             "x_13": 0.5, "early": 0.5, "loss": 0.3, "restored": 0.3, "clamp": 0.1, "clamp 50": 10, "real": 0.5, "sure": 0.4, "rarest": 0.0,
-            "distance": 1000, "noise": 1, "curve": 1.5, "averaged": 2.0, "two to fifty": 0.5, "ten to fifty": 50, "fifty": 5.0, "same": 1.0, "settled": 1.0,
+            "distance": 1000, "noise": 1, "curve": 1.5, "averaged": 2.0, "two to fifty": 0.5, "ten to fifty": 50, "same": 1.0, "settled": 1.0,
             "medians": 0.01, "own": 1.5, "seen": 1.5, "memory": 1.0, "near": 0.3, "copies": 0.5, "doubtful": 1.0, "block": 0.1,
         },
     },
@@ -161,7 +161,7 @@ def mosaic(pictures, columns):
 #
 # with $T = 50$ steps and the cosine schedule. What one handout prints wrong of it (E3.17 to E3.20) stands in notebook 02.
 
-# %% alt="The same four digits five times, at t = 0, 13, 26, 38 and 50: clear, readable, hardly to be guessed, noise, noise. Above the row an arrow to the right marked q, below it one to the left marked p."
+# %% alt="The same four digits five times, at t = 0, 13, 26, 38 and 50: clear, readable, hard to guess, noise, noise. Above the row an arrow to the right marked q, below it one to the left marked p."
 def diffused(pictures, times, schedule=cosine):
     """(times, B, C, S, S): ``pictures`` with the same noise at each of ``times``; t = 0 is the picture itself."""
     noise = randn(*pictures.shape)
@@ -184,7 +184,7 @@ check_close("1.2  signal left at the end: √ᾱ_T", cosine.alpha_bar[T].sqrt(),
 
 # %% [markdown]
 # From left to right the data are destroyed, by a law without parameters; from right to left they have to be rebuilt, and that is what is learned. In fast mode, with 64 pixels a picture, a digit is readable at $t = 13$ and
-# hardly to be guessed at 26; larger pictures are readable for longer, since neighbours say the same. At $t = 50$ a thousandth of the signal is left.
+# hard to guess at 26; larger pictures are readable for longer, since neighbours say the same. At $t = 50$ a thousandth of the signal is left.
 
 # %% [markdown]
 # ## 2  Training
@@ -427,11 +427,11 @@ check("3.3  the exact network: largest distance of 100 samples to a training pic
 check("3.3  different pictures among them", len(which.unique()), at_least=60)
 
 # %% [markdown]
-# The sampler passes. (The exact network has also said something about training, to which section 6 comes back: the best one can do by (2.1) is to repeat the training set.)
+# The sampler passes. (The exact network has also said something about training, to which section 6 comes back: the best one can do on these pictures alone is to repeat them.)
 #
 # ### Early, later, at the end
 
-# %% alt="Three panels of 24 generated digits. After 100 steps: soft and broken shapes, some of them digits. After 300: most can be read. After 1,000: nearly all are clear digits."
+# %% alt="Three panels of 24 generated digits. After 100 steps: soft and broken shapes, some of them digits. After 300: many can be read. After 1,000: most are clear digits."
 shown = randn(24, channels, side, side)
 samples_at = {step: kept[step]["averaged"].p_sample_loop(shown, seeded(2)) for step in settings["stages"]}
 figures.show_images([mosaic(x, 6) for x in samples_at.values()], [f"after {step:,} steps" for step in samples_at], height=2.4)
@@ -446,7 +446,7 @@ plt.show()
 # The handout asks for both processes at 0, 25, 50, 75 and 99 % of $T$, which is $t = 1, 13, 26, 38, 50$ counted from 1, and for the backward one to start from the last pictures of the forward one. Is it
 # the same picture that comes back?
 
-# %% alt="Two panels, four rows of digits each. Left, from left to right, digits drown in noise. Right, from left to right, digits appear out of noise; they are clear but are not the digits of the left panel."
+# %% alt="Two panels, four rows of digits each. Left, from left to right, digits drown in noise. Right, from left to right, digits appear out of noise; most of them are other digits than in the left panel."
 stamps = (1, 13, 26, 38, 50)
 forward = diffused(held_out[:64], stamps)
 states, predictions = diffusion.p_sample_loop(forward[-1], seeded(3), keep=True)
@@ -462,7 +462,7 @@ unrelated = torch.cdist(held_out.flatten(1), held_out.flatten(1)).mean() / D**0.
 check("1.2  distance of what comes back from what went, over that of two pictures at random", restored / unrelated, at_least=expect["restored"])
 
 # %% [markdown]
-# It is not: with a thousandth of the signal, $x_{50}$ has forgotten where it came from, and what comes back is another picture from the same law. That is the point of a generative model.
+# It is not: with a thousandth of the signal, $x_{50}$ has forgotten where it came from, and what comes back is another picture from the same law (a 0 may come back as a 0, but not as the same one). That is the point of a generative model.
 #
 # ### How good? Ask a classifier
 #
@@ -491,12 +491,13 @@ check("3.4  the rarest of the usual classes: its share of the samples", min((kin
 figure, axes = plt.subplots(figsize=(6, 2.4))
 axes.bar(torch.tensor(usual) - 0.2, [(real_kinds == k).float().mean() for k in usual], 0.4, label="held-out pictures", color=figures.SKY)
 axes.bar(torch.tensor(usual) + 0.2, [(kinds == k).float().mean() for k in usual], 0.4, label="samples", color=figures.VERMILION)
-axes.set(xlabel="class that the classifier sees", ylabel="share", xticks=usual, ylim=(0, 0.2))
+axes.set(xlabel="class that the classifier sees", ylabel="share", xticks=usual)
+axes.margins(y=0.3)   # room for the legend
 axes.legend(loc="upper right", ncols=2)
 plt.show()
 
 # %% [markdown]
-# The classifier takes the samples for digits, and all ten occur, some more often than they should. Confidence alone would be a bad judge: a generator that draws one perfect zero again and again has the best. Variety has to be measured as well.
+# In fast mode the classifier takes the samples for digits, and all ten occur, some more often than they should. (Cats are told apart only by how they are turned, and nearly all stand upright.) Confidence alone would be a bad judge: a generator that draws one perfect zero again and again has the best. Variety has to be measured as well.
 #
 # ### How good? Compare distributions
 #
@@ -667,14 +668,13 @@ print(f"σ from t = 30 to 20: {jump:.3f}; from 30 to 29: {one:.3f}")
 # ### What is lost?
 
 # %%
-counts = (2, 3, 5, 10, 20, 50)
+counts = (2, 5, 10, 20, 50)
 table = {(count, eta): quick_distance(diffusion, count, eta) for count in counts for eta in (0.0, 1.0)}
 for eta in (0.0, 1.0):
     check(f"4.1  η = {eta:g}: feature distance with two steps over fifty", table[2, eta] / table[50, eta], at_least=expect["two to fifty"])
     check(f"4.1  η = {eta:g}: ten steps over fifty", table[10, eta] / table[50, eta], at_most=expect["ten to fifty"])
-check("4.1  fifty steps: η = 1 over η = 0", table[50, 1.0] / table[50, 0.0], at_most=expect["fifty"])
 
-# %% alt="Feature distance against the number of steps, 2 to 50, step axis logarithmic. Both lines fall steeply from 2 to 10 steps; then the line for eta = 0 is flat, that for eta = 1 still falls and is the lower one at 50. A dotted line below marks real pictures."
+# %% alt="Feature distance against the number of steps, 2 to 50, step axis logarithmic. Both lines fall steeply from 2 to 10 steps and then little; the line for eta = 1 lies lower from 5 steps on. A dotted line below marks real pictures."
 figure, axes = plt.subplots(figsize=(6, 2.8))
 for eta, style, name in ((0.0, "o-", "η = 0, DDIM"), (1.0, "s--", "η = 1, at 50 steps algorithm 2")):
     axes.semilogx(counts, [table[count, eta] for count in counts], style, label=name)
@@ -696,8 +696,8 @@ same = (rows[20] - rows[50]).square().mean() / (rows[20] - rows[50].roll(1, 0)).
 check("4.1  20 steps against 50, same noise: squared distance over that to another's picture", same, at_most=expect["same"])
 
 # %% [markdown]
-# Ten steps are a fifth of the work, and cost little; two are too few. With fifty $\eta = 1$ is ahead, since fresh noise corrects what earlier steps got wrong. With few steps it has no time to be removed again: in the paper's own table for CIFAR-10 (32×32
-# photographs, a much larger network) $\eta = 0$ is far ahead with ten steps (FID 13 against 41). For our small digits neither is ahead there for every seed.
+# Ten steps are a fifth of the work, and cost little; two are too few. Which $\eta$ is ahead hangs on data and network: in the picture above, for digits in fast mode, it is $\eta = 1$ from five steps on; in the paper's own table for CIFAR-10 (32×32
+# photographs, a much larger network) it is $\eta = 0$ with ten steps, by far (FID 13 against 41). Other seeds of ours differ with few steps, so no check stands here.
 #
 # With $\eta = 0$ a picture is a function of $x_T$ alone: in each column the digit is settled by the noise, whatever the number of steps. That makes $x_T$ a code, like the latent of a VAE, only as large as the picture.
 #
@@ -740,11 +740,11 @@ x_T = torch.cat([torch.randn(1, channels, side, side, generator=seeded(seed)) fo
 explorer = SamplingExplorer(*diffusion.p_sample_loop(x_T, seeded(7), keep=True), cosine)
 explorer
 
-# %% alt="Left a noisy square in which a digit can be guessed, beside it a clean, somewhat soft digit, right the curve of the signal share rising and the dashed distance of the expected picture from the final one falling, with a dot on each at t = 25."
+# %% alt="Left a square of noise, beside it a clean, somewhat soft digit, right the curve of the signal share rising and the dashed distance of the expected picture from the final one falling, with a dot on each at t = 25."
 explorer.snapshot(step=25, seed=1)
 
 # %% [markdown]
-# For readers without sliders: half-way. Left $x_{25}$, mostly noise to the eye; beside it $\hat x_0$, already nearly the picture that it will be. The dashed line says how far it still is from that.
+# For readers without sliders: half-way. Left $x_{25}$, noise to the eye; beside it $\hat x_0$, clean already, but not yet the picture that it will be: the dashed line says how far it still is from that.
 
 # %%
 explorer.controls["step"].value, explorer.controls["seed"].value = 40, 3
@@ -785,7 +785,7 @@ def weighted_median(values, weights):
     return ordered.gather(0, passed.int().argmax(1))
 
 
-short, late = settings["short"], 44
+short, late = settings["short"], settings["late"]
 _, kept_L2 = fit(new_process(loss="l2"), short, keep=[short])
 learned = {"L1": kept[short]["averaged"], "L2": kept_L2[short]["averaged"]}
 x_t = diffused(train[:24], [late])[0]
@@ -794,9 +794,9 @@ exact = {"L2": (weights @ flat).reshape(x_t.shape), "L1": weighted_median(flat, 
 with torch.no_grad():
     predicted = {name: process.predict(x_t, late)[1] for name, process in learned.items()}
 
-# %% alt="Five rows of twelve pictures at t = 44: noise; the exact mean, soft grey digits; the L2 network's prediction, similarly soft; the exact median, harder, black and white; the L1 network's prediction, between soft and hard."
+# %% alt="Five rows of twelve pictures at t = 44: noise; the exact mean, soft grey digits; the L2 network's prediction, as soft but grainy; the exact median, harder, black and white; the L1 network's prediction, between soft and hard."
 figure, axes = plt.subplots(5, 1, figsize=(7, 3.6))
-rows = (("$x_{44}$", x_t), ("exact mean", exact["L2"]), ("L2 network", predicted["L2"]), ("exact median", exact["L1"]), ("L1 network", predicted["L1"]))
+rows = ((f"$x_{{{late}}}$", x_t), ("exact mean", exact["L2"]), ("L2 network", predicted["L2"]), ("exact median", exact["L1"]), ("L1 network", predicted["L1"]))
 for panel, (name, pictures) in zip(axes, rows, strict=True):
     figures.show_image(panel, mosaic(pictures[:12], 12))
     panel.text(-0.01, 0.5, name, transform=panel.transAxes, ha="right", va="center")
