@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+import torch
+
 from coursekit.explore.base import Explorer
 
 
@@ -20,3 +23,11 @@ def frame_is_pure(explorer: Explorer, **values: Any) -> None:
     other = explorer.frame(**values)
     assert other != picture and explorer.snapshot(**values).data == other == explorer.frame(**values)
     assert explorer.frame() == picture == explorer.image.value and explorer.values == before
+
+
+def frame_redraws_nothing(explorer: Explorer, monkeypatch: pytest.MonkeyPatch, **values: Any) -> None:
+    """A frame costs only what moves: the background is kept. And torch has as many threads after it as before."""
+    monkeypatch.setattr(explorer._canvas, "draw", lambda: pytest.fail("the background is kept"))
+    threads = torch.get_num_threads()
+    explorer.frame(**values)
+    assert torch.get_num_threads() == threads

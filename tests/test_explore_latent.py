@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from explorers import frame_is_pure, moves_and_returns
+from explorers import frame_is_pure, frame_redraws_nothing, moves_and_returns
 
 from coursekit.data import digits
 from coursekit.explore import LatentExplorer
@@ -151,10 +151,7 @@ def test_without_labels_in_float64_and_with_more_images_than_points():
 
 
 def test_nothing_is_drawn_anew_for_a_frame_and_torch_keeps_its_threads(explorer, monkeypatch):
-    monkeypatch.setattr(explorer._canvas, "draw", lambda: pytest.fail("the background is kept"))
-    threads = torch.get_num_threads()
-    explorer.frame(z1=2.0)
-    assert torch.get_num_threads() == threads
+    frame_redraws_nothing(explorer, monkeypatch, z1=2.0)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from explorers import frame_is_pure, moves_and_returns
+from explorers import frame_is_pure, frame_redraws_nothing, moves_and_returns
 from sklearn.metrics import precision_recall_curve
 
 from coursekit.explore import ThresholdExplorer
@@ -158,10 +158,7 @@ def test_probabilities_as_a_network_gives_them(explorer, parts, change):
 
 
 def test_nothing_is_drawn_anew_for_a_frame_and_torch_keeps_its_threads(explorer, monkeypatch):
-    monkeypatch.setattr(explorer._canvas, "draw", lambda: pytest.fail("the background is kept"))
-    threads = torch.get_num_threads()
-    explorer.frame(threshold=0.1)
-    assert torch.get_num_threads() == threads
+    frame_redraws_nothing(explorer, monkeypatch, threshold=0.1)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import sys
@@ -14,25 +15,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
-from test_training import FORK, kill
+from test_training import FORK, kill, one_thread  # noqa: F401 - a fixture for every test here as well
 
 from coursekit import training
 from coursekit.diffusion import __main__ as command
 from coursekit.diffusion import pictures, train
-from coursekit.diffusion.settings import Settings
+from coursekit.diffusion.settings import Settings, parse
 
 TINY = ["--unet_dim", "8", "--batch_size", "6", "--time_steps", "5", "--train_steps", "11", "--save_and_sample_every", "4", "--seed", "3"]
 SHOWN = ["losses.csv", "losses_by_step.csv", "samples/step-00000004.png", "samples/step-00000008.png", "samples/step-00000011.png"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A fork cannot use its parent's threads."""
-    threads, state = torch.get_num_threads(), training._GlobalGenerators().state_dict()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    training._GlobalGenerators().load_state_dict(state)
 
 
 def start(folder, *more, before=lambda: None, log=os.devnull):
@@ -329,3 +320,14 @@ def test_a_run_is_not_the_same_for_another_seed(tmp_path, whole):
     assert run(tmp_path, "--seed", "4") == 0
     assert (tmp_path / "losses.csv").read_bytes() != (whole / "losses.csv").read_bytes()
     assert Settings(seed=4).identity() != Settings(seed=3).identity()
+
+
+@pytest.mark.parametrize("given", [["--save_folder", "resume_me"], ["--resume", "False"], ["--resume"], ["--resume", "--seed", "1"]])
+def test_the_line_to_go_on_resumes(given, monkeypatch, capsys):
+    def stopped(_):
+        raise KeyboardInterrupt("stopped")
+
+    monkeypatch.setattr(train, "train", stopped)
+    assert command.main(given) == 130
+    words = shlex.split(capsys.readouterr().err.partition("To go on: python -m coursekit.diffusion ")[2])
+    assert parse(words).resume and "--resume" in words

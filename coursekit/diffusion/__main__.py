@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         train(settings)
     except KeyboardInterrupt as stop:
-        again = arguments if any(a.lstrip("-").startswith("resume") for a in arguments) else [*arguments, "--resume"]
+        again = arguments if arguments[-1:] == ["--resume"] else [*arguments, "--resume"]   # the last one counts
         _tell(f"{stop or 'stopped at once'}.\nTo go on: {_launcher()} {shlex.join(again)}")
         return 130
     except ValueError as error:

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import platform
 import statistics
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from recording import keep
 from torch import Tensor
 
 from coursekit.data import AFHQ
@@ -30,7 +28,6 @@ from coursekit.fid import compare, train_features
 from coursekit.runtime import device, seed_everything
 from coursekit.training import load_weights, saved_settings
 
-ROOT = Path(__file__).resolve().parents[2]
 HANDOUT = {"hardware": "Colab T4", "1000 steps": "5-10 min", "1000 steps, FID every 100": "15-60 min", "10000 steps": "1-3 h"}
 
 
@@ -49,9 +46,8 @@ def main() -> None:
     record = {
         "command": f"python tests/records/cats.py RUN --samples {options.samples}",
         "trained_by": options.trained_by,
-        "commit": subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip(),
         "data": f"AFHQ, {len(real)} training cats, {size} px", "settings": settings, "seed": settings["seed"],
-        "device": options.device, "python": platform.python_version(), "torch": torch.__version__,
+        "device": options.device,
         "parameters": sum(parameter.numel() for parameter in process.parameters()),
         **trained(options.run), "handout": HANDOUT,
         "features": "of a network trained on the same cats to tell quarter turns; not Inception's",
@@ -61,10 +57,7 @@ def main() -> None:
     if options.held_out:
         others = AFHQ(options.held_out, "cat", size).images
         record["nearest"] = nearest(to_signed(real).to(place), to_signed(others).to(place), drawn["DDPM, all steps"])
-    file = ROOT / "data" / "results" / "ddpm_cats.json"
-    records = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    records[f"{settings['step']} steps, {size} px, seed {settings['seed']}"] = _rounded(record)
-    file.write_text(json.dumps(dict(sorted(records.items())), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    file = keep("ddpm_cats", f"{settings['step']} steps, {size} px, seed {settings['seed']}", record)
     print(f"{settings['step']} steps; {record['samples']['DDPM, all steps']}; recorded in {file.name}")
 
 
@@ -121,14 +114,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", required=True, help="what the run was trained on, in words: its times are of that machine")
     parser.add_argument("--trained-by", required=True, help="the trainer's command, without the places where this machine keeps things")
     return parser.parse_args()
-
-
-def _rounded(node: Any) -> Any:
-    if isinstance(node, float):
-        return round(node, 5)
-    if isinstance(node, dict):
-        return {key: _rounded(value) for key, value in node.items()}
-    return [_rounded(item) for item in node] if isinstance(node, list) else node
 
 
 if __name__ == "__main__":
