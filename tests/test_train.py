@@ -212,10 +212,11 @@ def test_pictures(faces, tmp_path, capsys):
     assert torch.equal(own.labels, digits()[1])
     assert Pictures.load(Settings(image_size=16)).images.shape == (1797, 1, 16, 16)
     assert own.identity() != cats.identity() != Pictures("", 255 - cats.images, None, True).identity()
-    for place in range(7):
-        other = cats.images.clone()
-        other[place] += 1
-        assert Pictures("", other, None, True).identity() != cats.identity(), "one picture is another"
+    many = Pictures("", cats.images.repeat(300, 1, 1, 1), None, True)
+    for place in (*range(7), len(many.images) - 1):
+        other = many.images.clone()
+        other[place, 1, 2, 3] += 1
+        assert Pictures("", other, None, True).identity() != many.identity(), "one picture is another"
     (faces / "cat" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"broken\.png"):
         Pictures.load(Settings(data_path=faces, image_size=8))
