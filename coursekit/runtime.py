@@ -81,13 +81,13 @@ class Bar(Protocol):
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any: ...
 
 
-def progress_bar(total: int | None, description: str, unit: str = "it") -> AbstractContextManager[Bar]:
+def progress_bar(total: int | None, description: str, unit: str = "it", show: bool = True) -> AbstractContextManager[Bar]:
     """A bar to be moved by hand: ``with progress_bar(100, "training") as bar: bar.update(1)``.
 
     A widget in a notebook, text in a terminal. Nothing at all where ``COURSEKIT_QUIET`` is set, as it is when
-    notebooks are executed to be compared, and where the output is a file.
+    notebooks are executed to be compared, where the output is a file, and without ``show``.
     """
-    return tqdm(total=total, desc=description, unit=unit, unit_scale=unit == "B", leave=False, disable=_quiet())
+    return tqdm(total=total, desc=description, unit=unit, unit_scale=unit == "B", leave=False, disable=_quiet() if show else True)
 
 
 def progress(items: Iterable[T], description: str) -> Iterator[T]:

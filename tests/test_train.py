@@ -4,11 +4,13 @@ import io
 import os
 import shutil
 import socket
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from test_train_restart import run, start
 from torch.optim.swa_utils import AveragedModel
@@ -19,6 +21,7 @@ from coursekit.diffusion.__main__ import main
 from coursekit.diffusion.batches import Draws, Pictures
 from coursekit.diffusion.pictures import png, stamps, strips
 from coursekit.diffusion.process import Diffusion, to_signed
+from coursekit.diffusion.results import History
 from coursekit.diffusion.settings import Settings, parse
 from coursekit.diffusion.unet import DenoisingUNet
 from coursekit.training import CheckpointError, Checkpoints, load_weights, save_weights, saved_settings, steps
@@ -195,8 +198,9 @@ def test_weights_that_cannot_be_used(trained, tmp_path, capsys):
 
 
 def test_weights_for_other_pictures(trained, faces, tmp_path, capsys):
-    assert main(["--load_path", str(trained), "--visualize", "--data_path", str(faces), "--save_folder", str(tmp_path / "out")]) == 1
-    assert "does not fit" in capsys.readouterr().err
+    for more in ([], ["--visualize"]):
+        assert main(["--load_path", str(trained), *more, "--data_path", str(faces), "--save_folder", str(tmp_path / "out")]) == 2
+        assert "was trained on pictures with channels: 1; these have 3" in capsys.readouterr().err
 
 
 # --- pictures and draws ---------------------------------------------------------------------------------------------------
@@ -324,7 +328,7 @@ def test_steps_are_algorithm_1(tmp_path):
     table = [line.split(",") for line in (tmp_path / "losses.csv").read_text().splitlines()]
     assert table[0] == ["step", "loss"] and [row[0] for row in table[1:]] == ["2", "3"]
     assert [float(row[1]) for row in table[1:]] == pytest.approx([(losses[0] + losses[1]) / 2, losses[2]], rel=1e-5)
-    assert len((tmp_path / "times.csv").read_text().splitlines()) == 2
+    assert len((tmp_path / "times.csv").read_text().splitlines()) == 1 + 2
 
 
 def test_the_average_forgets_its_start_and_settles():
@@ -332,12 +336,12 @@ def test_the_average_forgets_its_start_and_settles():
 
 
 def test_history():
-    history = train.History()
+    history = History()
     history.losses += [1.0, 2.0, 6.0]
     assert history.add_row(2, {"n": 5}) == {"step": 2, "loss": 1.5, "n": 5}
     assert history.add_row(3, {"kid": -0.25}) == {"step": 3, "loss": 6.0, "kid": -0.25}
     assert history.table() == "step,loss,n,kid\n2,1.5,5,\n3,6,,-0.25\n" and history.by_step() == "step,loss\n1,1\n2,2\n3,6\n"
-    copy = train.History()
+    copy = History()
     copy.load_state_dict(history.state_dict())
     assert (copy.rows, copy.losses) == (history.rows, history.losses)
 
@@ -353,13 +357,26 @@ def test_what_a_run_says(trained):
 def test_tracker(tmp_path, monkeypatch):
     """What Accelerate's tracker is told; which trackers there are is Accelerate's business."""
     told = []
-    monkeypatch.setattr(train.Accelerator, "init_trackers", lambda self, name, config: told.append((name, config["unet_dim"])))
+
+    def init(self, name, config):
+        told.append((name, config["unet_dim"]))
+        self.trackers = [MagicMock(finish=lambda: told.append("end"))]
+
+    monkeypatch.setattr(train.Accelerator, "init_trackers", init)
     monkeypatch.setattr(train.Accelerator, "log", lambda self, values, step: told.append((step, sorted(values))))
-    monkeypatch.setattr(train.Accelerator, "end_training", lambda self: told.append("end"))
     settings = tiny(tmp_path)
     object.__setattr__(settings, "tracker", "tensorboard")
     train.train(settings)
     assert told == [("coursekit", "8"), (1, ["loss"]), (2, ["loss"]), (3, ["loss"]), (3, ["loss", "step"]), "end"]
+    told.clear()
+    with pytest.raises(CheckpointError):
+        train.train(settings)
+    assert not told, "a run that is refused tells a tracker nothing"
+    monkeypatch.setattr(train._Run, "step", lambda self, step: 1 / 0)
+    object.__setattr__(settings, "save_folder", tmp_path / "other")
+    with pytest.raises(ZeroDivisionError):
+        train.train(settings)
+    assert told == [("coursekit", "8"), "end"], "what a tracker holds back is written in any case"
 
 
 @pytest.mark.parametrize(("cuda", "bf16", "asked", "got"), [
@@ -386,6 +403,41 @@ def test_a_bf16_run(tmp_path):
     assert run(tmp_path, "--precision", "bf16", "--train_steps", "2", log=tmp_path / "log") == 0
     assert "mixed precision: bf16" in (tmp_path / "log").read_text()
     assert 0.5 < float((tmp_path / "losses.csv").read_text().splitlines()[1].split(",")[1]) < 1
+
+
+RECOMMENDED = ["--time_steps", "50", "--image_size", "32", "--batch_size", "32", "--learning_rate", "1e-3", "--unet_dim", "16", "--fid"]
+
+
+def recommended(data, folder, steps):
+    """S3.29: the handout's recommended command, but for the number of steps."""
+    torch.manual_seed(0)
+    arguments = [*RECOMMENDED, "--data_path", str(data), "--save_folder", str(folder), "--train_steps", str(steps)]
+    settings = parse([*arguments, "--save_and_sample_every", "1", "--fid_samples", "8", "--visualize"])
+    assert settings == Settings(data_path=data, save_folder=folder, train_steps=steps, save_and_sample_every=1, fid=True, fid_samples=8,
+                                visualize=True)  # fmt: skip
+    train.train(settings)
+    assert read((folder / "samples" / f"step-{steps:08}.png").read_bytes()).size == (4 * 100 + 4, 4 * 100 + 4)
+    return np.genfromtxt(folder / "losses.csv", delimiter=",", names=True)
+
+
+def test_the_recommended_command(tmp_path):
+    """On a folder of photographs that are larger than it asks for, and not square."""
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(draw.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(tmp_path / "data" / "cat" / f"{number}.png")
+    rows = recommended(tmp_path / "data", tmp_path / "run", 2)
+    assert len(rows) == 2 and (rows["n_real"] == 40).all() and np.isfinite(rows["feature_frechet"]).all()
+
+
+@pytest.mark.skipif("COURSEKIT_REAL_DATA" not in os.environ, reason="real data sets are not here")
+def test_the_recommended_command_on_real_cats(tmp_path):
+    cats = sorted((Path(os.environ["COURSEKIT_REAL_DATA"]) / "afhq-64" / "train" / "cat").iterdir())[:200]
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    for cat in cats:
+        (tmp_path / "data" / "cat" / cat.name).symlink_to(cat)
+    rows = recommended(tmp_path / "data", tmp_path / "run", 2)
+    assert (rows["n_real"] == 200).all() and rows["loss"][1] < rows["loss"][0]
 
 
 # --- several processes ----------------------------------------------------------------------------------------------------
@@ -419,6 +471,9 @@ def test_two_processes_train_like_one(tmp_path):
     assert (tmp_path / "two" / "losses.csv").read_text().count("\n") == 2
     assert run(tmp_path / "two", *flags, "--train_steps", "21", "--resume") == 0
     assert world(tmp_path / "two", 2, *flags, log=tmp_path / "log") == [1, 1] and "holds a run" in (tmp_path / "log").read_text()
+    with FileLock(tmp_path / "two" / ".lock"):
+        assert world(tmp_path / "two", 2, *flags, "--train_steps", "22", "--resume", log=tmp_path / "log") == [1, 1]
+    assert (tmp_path / "log").read_text().count("another run trains in") == 1
 
 
 def test_all_stop_where_one_is_interrupted(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from filelock import FileLock
 from safetensors import safe_open
 from test_training import FORK, kill, one_thread  # noqa: F401 - a fixture for every test here as well
 
@@ -62,7 +63,12 @@ def same(folder, whole):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     for name in ("model.safetensors", "checkpoints/step-00000008.safetensors", "checkpoints/step-00000011.safetensors"):
         assert content(folder / name) == content(whole / name), name
-    assert not [path for path in folder.rglob(".*")]
+    assert not left_behind(folder)
+
+
+def left_behind(folder):
+    """Hidden files, but for the one that keeps a second trainer out."""
+    return [path for path in folder.rglob(".*") if path.name != ".lock"]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +164,8 @@ def test_more_steps_than_at_first(tmp_path, whole):
 
 
 def snapshot(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -180,6 +187,32 @@ def test_a_second_run_in_the_folder_of_a_first(copy, tmp_path):
     assert "holds a run, saved up to step 11" in said and "--resume" in said and "--save_folder" in said
     shutil.rmtree(copy / "checkpoints")
     assert "holds model.safetensors of a run" in refused(copy, log=tmp_path / "log2")
+
+
+def test_a_second_trainer_beside_a_first(copy, tmp_path, whole):
+    """Nothing is changed while another process holds the folder; a killed one holds it no longer."""
+    shutil.copytree(copy / "samples", tmp_path / "begun" / "samples")   # what a run that has saved nothing yet may have written
+    with FileLock(copy / ".lock"), FileLock(tmp_path / "begun" / ".lock"):
+        assert "another run trains in" in refused(copy, "--resume", "--train_steps", "12", log=tmp_path / "log")
+        assert "another run trains in" in refused(tmp_path / "begun", log=tmp_path / "log")
+        assert run(tmp_path / "drawn", "--load_path", str(copy), "--visualize") == 0, "to draw from its weights is no training"
+    at = lambda: counted(train.AveragedModel, "update_parameters", 6, kill)  # noqa: E731
+    assert run(tmp_path / "killed", before=at) == -signal.SIGKILL
+    assert run(tmp_path / "killed", "--resume") == 0
+    same(tmp_path / "killed", whole)
+
+
+def test_times_add_up_to_all_steps(tmp_path):
+    """However often the run was stopped or killed: the last line of a step counts."""
+    stop = lambda n: lambda: counted(train.AveragedModel, "update_parameters", n, lambda: os.kill(os.getpid(), signal.SIGINT))  # noqa: E731
+    assert run(tmp_path, before=stop(6)) == 130
+    assert run(tmp_path, "--resume", before=lambda: counted(train._Run, "write_results", 1, kill)) == -signal.SIGKILL
+    assert run(tmp_path, "--resume", before=stop(1)) == 130
+    assert run(tmp_path, "--resume") == 0
+    header, *lines = [line.split(",") for line in (tmp_path / "times.csv").read_text().splitlines()]
+    steps_done = {int(step): int(steps) for step, steps, _ in lines}
+    assert header == ["step", "steps", "seconds"] and sum(steps_done.values()) == 11
+    assert steps_done == {4: 4, 6: 2, 7: 1, 8: 1, 11: 3} and all(float(seconds) > 0 for *_, seconds in lines)
 
 
 def test_resume_where_nothing_is_starts(tmp_path, whole):
@@ -279,15 +312,17 @@ def full_disk(path_part):
     return patch
 
 
-@pytest.mark.parametrize("full", [".step-00000008.safetensors", ".model.safetensors", ".losses.csv", ".step-00000008.png"])
+@pytest.mark.parametrize("full", [".step-00000008.safetensors", ".model.safetensors", ".losses.csv", ".losses_by_step.csv", ".times.csv",
+                                  ".step-00000008.png"])  # fmt: skip
 def test_a_full_disk(tmp_path, whole, full):
     """What was there stays whole, the message names the file, and with room again nothing is lost."""
     armed = lambda: counted(train._Run, "write_results", 2, full_disk(full))  # noqa: E731
     assert run(tmp_path / "run", before=armed, log=tmp_path / "log") == 1
     said = (tmp_path / "log").read_text()
     assert "No space left on device" in said and full[1:] in said and "Traceback" not in said
-    assert not [path for path in (tmp_path / "run").rglob(".*")], "a half-written file was left"
+    assert not left_behind(tmp_path / "run"), "a half-written file was left"
     assert (tmp_path / "run" / "losses.csv").read_text().startswith("step,loss\n4,")
+    assert (tmp_path / "run" / "times.csv").read_text().startswith("step,steps,seconds\n4,4,")
     assert max(training.Checkpoints(tmp_path / "run" / "checkpoints", {}).saved()) == 4
     assert run(tmp_path / "run", "--resume") == 0
     same(tmp_path / "run", whole)
@@ -313,6 +348,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, whole):
     assert max(training.Checkpoints(tmp_path / "run" / "checkpoints", {}).saved()) == 4
     assert run(tmp_path / "run", "--resume") == 0
     same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(("skipped", "status"), [(19, 0), (20, 1)])
+def test_half_precision_that_learns_nothing_stops_the_run(tmp_path, skipped, status):
+    """A scaler skips the steps whose gradients overflow. A few are its way to find its scale; twenty in a row learn nothing."""
+    def overflow():
+        asked = []
+
+        class Skips(train.Accelerator):
+            optimizer_step_was_skipped = property(lambda self: asked.append(1) or len(asked) <= skipped)
+
+        train.Accelerator = Skips
+
+    assert run(tmp_path / "run", "--train_steps", "23", before=overflow, log=tmp_path / "log") == status
+    said = (tmp_path / "log").read_text()
+    assert ("20 steps in a row, up to 20, are not finite" in said) == bool(status) and "Traceback" not in said
+    assert max(training.Checkpoints(tmp_path / "run" / "checkpoints", {}).saved()) == (16 if status else 23)
 
 
 def test_a_run_is_not_the_same_for_another_seed(tmp_path, whole):

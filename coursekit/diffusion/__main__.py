@@ -14,7 +14,7 @@ import shlex
 import sys
 
 from coursekit.data import DataError
-from coursekit.diffusion.settings import parse
+from coursekit.diffusion.settings import SettingsError, parse
 from coursekit.training import CheckpointError, NonFinite
 
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         again = arguments if arguments[-1:] == ["--resume"] else [*arguments, "--resume"]   # the last one counts
         _tell(f"{stop or 'stopped at once'}.\nTo go on: {_launcher()} {shlex.join(again)}")
         return 130
-    except ValueError as error:
+    except SettingsError as error:
         _tell(f"{error}\nAll flags: python -m coursekit.diffusion --help")
         return 2
     except (CheckpointError, DataError, NonFinite, OSError) as error:

@@ -63,7 +63,8 @@ _FLAGS: dict[str, tuple[Kind, str]] = {
     "unet_dim": (_whole(8, 8), "channels of the U-Net's first layer"),
     "learning_rate": (("a number above 0", _positive), "of Adam"),
     "save_and_sample_every": (_whole(1), "steps between checkpoints, each with samples and a line in losses.csv"),
-    "fid": (_SWITCH, "measure a Fréchet distance with each checkpoint"),
+    "fid": (_SWITCH, "measure with each checkpoint how far samples are from the pictures: the FID with COURSEKIT_MODE=full, for RGB, where "
+            "Inception's weights can be had; else a Fréchet distance between features of a small network, under that name"),
     "fid_samples": (_whole(4), "samples that it is measured with"),
     "visualize": (_SWITCH, "draw the forward and the backward process; with load_path nothing is trained"),
     "seed": (_whole(0), "of everything random"),
@@ -76,11 +77,15 @@ _FLAGS: dict[str, tuple[Kind, str]] = {
 }
 
 
+class SettingsError(ValueError):
+    """A wrong setting. The message names the flag, what was given, and what is right."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that a run depends on; the defaults are the handout's recommended command. ``--help`` says what each is.
 
-    Values may be texts, as on a command line. Raises ``ValueError`` for a wrong one, naming the flag and the right values.
+    Values may be texts, as on a command line. Raises ``SettingsError`` for a wrong one, naming the flag and the right values.
     Source: CMU, homework 2, table 1.
     """
 
@@ -114,9 +119,9 @@ class Settings:
             try:
                 object.__setattr__(self, each.name, read(str(value)))
             except (ValueError, KeyError) as error:
-                raise ValueError(f"--{each.name} must be {right}; got {str(value)!r}") from error
+                raise SettingsError(f"--{each.name} must be {right}; got {str(value)!r}") from error
         if self.seed >= 2**32:
-            raise ValueError(f"--seed must be below 2**32, got {self.seed}")
+            raise SettingsError(f"--seed must be below 2**32, got {self.seed}")
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
@@ -127,28 +132,29 @@ class Settings:
 def settings_from(given: Mapping[str, Any]) -> Settings:
     """Settings for the flags that were ``given``. The others are the defaults, but for what depends on a file:
 
-    the weights in ``load_path`` say what the network is, and the built-in digits are 8×8. Raises ``ValueError`` for wrong values, a
+    the weights in ``load_path`` say what the network is, and the built-in digits are 8×8. Raises ``SettingsError`` for wrong values, a
     pickle, and flags that contradict the weights; ``CheckpointError`` for a file that is damaged or not there.
     """
     settings = Settings(**given)
     if settings.load_path is None:
         return Settings(**{"image_size": 8, **given}) if settings.data_path is None else settings
     if settings.load_path.suffix in _PICKLES:
-        raise ValueError(f"--load_path {settings.load_path} is a pickle, and whoever opens one runs the code in it. Give it the "
+        raise SettingsError(f"--load_path {settings.load_path} is a pickle, and whoever opens one runs the code in it. Give it the "
                          "model.safetensors that this trainer writes; train again for one")  # fmt: skip
     path = settings.load_path / "model.safetensors" if settings.load_path.is_dir() else settings.load_path
     saved = saved_settings(path)
     if "channels" not in saved:
-        raise ValueError(f"--load_path {path} holds {sorted(saved) or 'nothing'} and no network; give it the model.safetensors of a run")
+        raise SettingsError(f"--load_path {path} holds {sorted(saved) or 'nothing'} and no network; give it the model.safetensors of a run")
     for name in ARCHITECTURE:
         if name in given and getattr(settings, name) != saved[name]:
-            raise ValueError(f"--{name} is {given[name]}, but {path} was trained with {saved[name]}: leave the flag out, or load another")
+            found = f"{path} was trained with {saved[name]}"
+            raise SettingsError(f"--{name} is {given[name]}, but {found}: leave the flag out, or load another")
     return Settings(**{**given, **{name: saved[name] for name in ARCHITECTURE}, "load_path": path})
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+        raise SettingsError(message)
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -163,7 +169,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     if unknown:
         flags = [f"--{name}" for name in _FLAGS]
         near = get_close_matches(unknown[0].partition("=")[0], flags, 1, 0.6)
-        raise ValueError(f"{unknown[0]} is no flag" + (f"; did you mean {near[0]}?" if near else f". The flags are {', '.join(flags)}"))
+        raise SettingsError(f"{unknown[0]} is no flag" + (f"; did you mean {near[0]}?" if near else f". The flags are {', '.join(flags)}"))
     return settings_from(vars(given))
 
 
