@@ -1,6 +1,6 @@
 """Break every formula of a module, one small change at a time, and see whether its tests notice.
 
-    python tests/mutate.py coursekit/diffusion/kernels.py tests/test_diffusion.py [more tests]
+    python tests/mutate.py coursekit/diffusion/kernels.py tests/test_diffusion.py [more tests, or tests/test_x.py::test_y]
 
 Mutants: + ↔ −, * ↔ /, a power or an integer off by one, a root or a minus sign dropped, a comparison turned, α for ᾱ and
 back, one named array for another. Only expressions count: docstrings, annotations and messages stay. Each mutant runs the
@@ -113,7 +113,7 @@ def killed(job: tuple[str, str, tuple[str, ...]]) -> bool:
     signal.alarm(1200)   # or waits for ever
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         shutil.copytree(ROOT / "coursekit", Path(folder) / "coursekit", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(ROOT / "data", Path(folder) / "data", ignore=shutil.ignore_patterns("[!sr]*"))
+        shutil.copytree(ROOT / "data", Path(folder) / "data", ignore=shutil.ignore_patterns("[!sr]*", "runs"))
         (Path(folder) / module).write_text(mutated, encoding="utf-8")
         os.chdir(folder)
         sys.path.insert(0, folder)
@@ -125,7 +125,7 @@ def killed(job: tuple[str, str, tuple[str, ...]]) -> bool:
 
 
 def main(module: str, *tests: str) -> None:
-    if missing := [name for name in (module, *tests) if not (ROOT / name).is_file()]:
+    if missing := [name for name in (module, *tests) if not (ROOT / name.partition("::")[0]).is_file()]:
         sys.exit(f"no such file: {', '.join(missing)}")
     source = (ROOT / module).read_text(encoding="utf-8")
     jobs = list(mutants(source))

@@ -16,8 +16,9 @@ import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from coursekit.workbook import notebooks
-from coursekit.workbook.notebooks import PLACEHOLDER, WorkbookError, code_cells, read_source, source_text, sources
+from coursekit.workbook import notebooks, pages
+from coursekit.workbook.notebooks import WorkbookError, code_cells, read_source, source_text, sources
+from coursekit.workbook.pages import PLACEHOLDER
 from coursekit.workbook.publish import disagreements, publish, published, setup_cell
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +72,7 @@ def unguarded(notebook: NotebookNode) -> list[str]:
 
 
 def undescribed(notebook: NotebookNode) -> list[str]:
-    found = notebooks.undescribed(notebook)
+    found = pages.undescribed(notebook)
     for number, cell in enumerate(code_cells(notebook)):
         if SHOWS_A_FIGURE.search(cell.source) and not str(cell.metadata.get("alt", "")).strip():
             found.append(f"Cell {number} shows a figure and has no alt text")
@@ -276,7 +277,7 @@ def test_execute_refuses_errors_and_warnings(tiny: Path, source: str, complaint:
 
 
 def test_alt_text_reaches_the_html() -> None:
-    page = notebooks.to_html(good(), "01_tiny")
+    page = pages.to_html(good(), "01_tiny")
     images = re.findall(r"<img[^>]*?\balt='([^']*)'", page)
     assert images == ['A "line" &amp; &lt;more&gt;']
     assert PLACEHOLDER not in page and "require.min.js" not in page
@@ -287,14 +288,39 @@ def test_html_refuses_an_undescribed_image(doctor: Callable[[NotebookNode], None
     notebook = good()
     doctor(notebook)
     with pytest.raises(WorkbookError, match=r"01_tiny: Cell 4 \(plt.show\(\)\)"):
-        notebooks.to_html(notebook, "01_tiny")
+        pages.to_html(notebook, "01_tiny")
 
 
 def test_html_refuses_an_undescribed_image_in_markdown() -> None:
     notebook = good()
     notebook.cells.append(new_markdown_cell('Look:\n<img src="x.png">'))
     with pytest.raises(WorkbookError, match="01_tiny: an image without alt text in the cell that begins\nLook:"):
-        notebooks.to_html(notebook, "01_tiny")
+        pages.to_html(notebook, "01_tiny")
+
+
+def test_pages_lead_to_each_other() -> None:
+    notebook = good()
+    notebook.cells[0].source += "\n\n## First part\n\n## Second part"
+    names = [("00_a", "A <1>"), ("01_tiny", "Tiny"), ("02_c", "C")]
+    page = pages.to_html(notebook, "01_tiny", names, "https://colab/x")
+    for top in re.findall(r'<nav aria-label="(?:top|bottom)">(.*?)</nav>', page):
+        links = re.findall(r'<a href="([^"]*)">(.*?)</a>', top)
+        there = [("00_a.html", "← A &lt;1&gt;"), ("02_c.html", "C →"), ("https://colab/x", "Open in Colab")]
+        assert links[:4] == [("index.html", "All notebooks"), *there]
+        assert [title for _, title in links[4:]] == ["First part", "Second part"]
+        assert all(f'id="{anchor[1:]}"' in page for anchor, _ in links[4:]), "a link into the page leads nowhere"
+    first, last = (pages.to_html(good(), name, names) for name in ("00_a", "02_c"))
+    assert "Tiny →" in first and "←" not in first.partition("</nav>")[0] and "← Tiny" in last and "→" not in last.partition("</nav>")[0]
+    assert "prefers-color-scheme: dark" in page and "--jp-layout-color0: #111;" in page
+
+
+def test_an_explorer_without_a_kernel_says_so() -> None:
+    notebook = good()
+    notebook.cells.append(new_code_cell("x", outputs=[new_output("execute_result", {"text/plain": "PatchExplorer(row, column)"})]))
+    page = pages.to_html(notebook, "01_tiny", colab="https://colab/x")
+    assert 'PatchExplorer, with controls for row, column: run this notebook <a href="https://colab/x">in Colab</a>' in page
+    assert "run this notebook in JupyterLab or Colab" in pages.to_html(notebook, "01_tiny")
+    assert "text/html" not in notebook.cells[-1].outputs[0].data, "the notebook itself stays as it is"
 
 
 def test_opening_is_plain_text() -> None:
@@ -307,7 +333,7 @@ def test_html_has_an_index_and_leaves_the_notebooks_alone(tiny: Path, tmp_path: 
         tiny.read_text(encoding="utf-8").replace("[mode()]", "['fast']").replace("print(seconds)", "print(3)").replace("plt.show()", "")
     )
     before = {path: path.read_bytes() for path in tiny.parent.iterdir()}
-    index = notebooks.write_html(tmp_path, tmp_path / "build")
+    index = pages.write_html(tmp_path, tmp_path / "build")
     assert '<a href="01_tiny.html">Title</a><p>First sentence.</p>' in index.read_text(encoding="utf-8")
     page = (tmp_path / "build" / "01_tiny.html").read_text(encoding="utf-8")
     assert "First sentence. Second." in page

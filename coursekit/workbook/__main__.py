@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{root} has no notebooks/: this needs a checkout. Clone the project, then: pip install -e \".[lab,test]\"", file=sys.stderr)
         return 1
     try:
-        from coursekit.workbook import notebooks, publish  # after the parser: these load Jupyter, which --help need not wait for
+        from coursekit.workbook import notebooks, pages, publish  # after the parser: these load Jupyter, which --help need not wait for
     except ImportError as error:
         print(f"{error}. The notebooks' tools are missing; install them: pip install -e \".[lab,test]\"", file=sys.stderr)
         return 1
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             for path in notebooks.sources(root, options.names):
                 notebooks.execute(path)
         elif options.command == "html":
-            print(f"The index: {notebooks.write_html(root, options.to).resolve()}")
+            print(f"The index: {pages.write_html(root, options.to).resolve()}")
         else:
             _report(publish.publish(root, options.repository), publish.published(root), root)
     except notebooks.WorkbookError as error:

@@ -1,4 +1,4 @@
-"""Pairs of .py and .ipynb: keep them in step, execute them, show them as HTML.
+"""Pairs of .py and .ipynb: keep them in step and execute them.
 
 The .py (percent format) is the source of every cell; the .ipynb adds outputs, execution counts and cell ids.
 """
@@ -6,18 +6,15 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import html
 import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import jupyter_server_mathjax
 import jupytext
 import nbformat
 import torch
@@ -26,7 +23,6 @@ from jupytext.combine import map_outputs_to_inputs
 from jupytext.config import load_jupytext_config
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
-from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 
@@ -37,27 +33,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 CELL_TIMEOUT = 900  # seconds
-PLACEHOLDER = "No description has been provided"  # what nbconvert writes where an image has no alternative text
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-
-MATHJAX = "mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"  # copied beside the pages, so that they need no network
-
-# The lab template leaves alternative text out, so it is put in here; and it loads require.js and mermaid, which nothing here uses.
-TEMPLATE = """{% extends 'index.html.j2' %}
-{% block html_head_js_mathjax %}
-<script type="text/x-mathjax-config">
-MathJax.Hub.Config({"HTML-CSS": {availableFonts: [], preferredFont: null, webFont: "STIX-Web", imageFont: null}});
-</script>
-{{ super() }}
-{% endblock %}
-{% block html_head_js_requirejs %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
-{% macro described(image, cell) %}{{ image | replace('<img ', '<img alt="' ~ (cell.metadata.alt | escape_html) ~ '" ') }}{% endmacro %}
-{% block data_svg scoped %}{{ described(super(), cell) }}{% endblock %}
-{% block data_png scoped %}{{ described(super(), cell) }}{% endblock %}
-{% block data_jpg scoped %}{{ described(super(), cell) }}{% endblock %}
-"""
-
 
 class WorkbookError(Exception):
     """Something in a notebook, the README or pyproject.toml has to be put right by hand; the message says what and where."""
@@ -187,6 +163,7 @@ def run(notebook: NotebookNode, path: Path) -> NotebookNode:
         resources={"metadata": {"path": str(path.parent)}}, extra_arguments=["--log-level=ERROR"],
     )  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}  # the kernel's default shows figures inline
+    environment.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not take the cores of those that work
     try:
         client.execute(env=environment | {"COURSEKIT_MODE": "fast", "COURSEKIT_QUIET": "1"}, cleanup_kc=True)
     except (CellControlSignal, DeadKernelError) as error:
@@ -225,69 +202,16 @@ def faults(notebook: NotebookNode) -> list[str]:
         for output in cell.outputs:
             if output.output_type == "error":
                 trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
-                found.append(f"Cell {number} ({_first_line(cell)}) raised {output.ename}: {output.evalue}\n{trace}")
+                found.append(f"Cell {number} ({first_line(cell)}) raised {output.ename}: {output.evalue}\n{trace}")
                 return found  # what follows an error is its consequence
             if output.get("name") == "stderr":
-                found.append(f"Cell {number} ({_first_line(cell)}) wrote to stderr; fix the cause of:\n{output.text}")
+                found.append(f"Cell {number} ({first_line(cell)}) wrote to stderr; fix the cause of:\n{output.text}")
     return found
 
 
-def _first_line(cell: NotebookNode) -> str:
+def first_line(cell: NotebookNode) -> str:
+    """What a cell is known by in a message."""
     return cell.source.partition("\n")[0]
-
-
-def undescribed(notebook: NotebookNode) -> list[str]:
-    """The code cells that hold an image but no description of it in their `alt` metadata."""
-    def blank(cell: NotebookNode) -> bool:
-        alt = str(cell.metadata.get("alt", "")).strip()
-        return not alt or PLACEHOLDER in alt
-
-    return [f"Cell {number} ({_first_line(cell)}) shows an image and has no alt text; describe it: # %% alt=\"...\""
-            for number, cell in enumerate(code_cells(notebook)) if has_image(cell) and blank(cell)]  # fmt: skip
-
-
-def has_image(cell: NotebookNode) -> bool:
-    """Whether a code cell's outputs hold an image."""
-    return any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {}))
-
-
-def to_html(notebook: NotebookNode, name: str) -> str:
-    """An executed notebook as one HTML page with described images. Raises WorkbookError naming each cell with an undescribed one."""
-    if complaints := undescribed(notebook):
-        raise WorkbookError("\n".join(f"{name}: {complaint}" for complaint in complaints))
-    exporter = HTMLExporter(template_name="lab", raw_template=TEMPLATE, embed_images=True, mathjax_url=MATHJAX)
-    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name}})
-    if PLACEHOLDER in page:  # an <img> of some other origin: in Markdown, or in an HTML output
-        cell_id = page[: page.index(PLACEHOLDER)].rpartition('id="cell-id=')[2].partition('"')[0]
-        source = next((cell.source for cell in notebook.cells if cell.id == cell_id), cell_id)
-        raise WorkbookError(f"{name}: an image without alt text in the cell that begins\n{source[:200]}")
-    return page
-
-
-def write_html(root: Path, target: Path) -> Path:
-    """Execute every notebook, write its HTML and an index to `target`, and return the index. The notebooks' own files stay as they are."""
-    if target.exists() and not target.is_dir():
-        raise WorkbookError(f"{target} is a file; name a folder for the HTML")
-    shutil.copytree(Path(jupyter_server_mathjax.__file__).parent / "static", target / "mathjax", dirs_exist_ok=True)
-    entries = []
-    for path in sources(root):
-        notebook = run(in_step(path), path)
-        (target / f"{path.stem}.html").write_text(to_html(notebook, path.stem), encoding="utf-8")
-        title, sentence = (html.escape(text) for text in opening(notebook))
-        entries.append(f'<li><a href="{path.stem}.html">{title}</a><p>{sentence}</p></li>')
-    index = target / "index.html"
-    index.write_text(INDEX.replace("ENTRIES", "\n".join(entries)), encoding="utf-8")
-    return index
-
-
-INDEX = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>coursekit</title><style>body { max-width: 45em; margin: 3em auto; padding: 0 1em; font: 1.1em/1.5 sans-serif }</style></head>
-<body><main><h1>coursekit</h1>
-<ol>
-ENTRIES
-</ol></main></body></html>
-"""
 
 
 def opening(notebook: NotebookNode) -> tuple[str, str]:

@@ -46,8 +46,12 @@ def setup_cell(repository: str, tag: str) -> str:
 
 def badge(repository: str, tag: str, name: str) -> str:
     """The Colab badge of the notebook `name`, as a line of Markdown; empty where no repository is set."""
-    url = f"https://colab.research.google.com/github/{repository}/blob/{tag}/notebooks/{name}.ipynb"
-    return f"{BADGE}({url})" if repository else ""
+    return f"{BADGE}({colab_url(repository, tag, name)})" if repository else ""
+
+
+def colab_url(repository: str, tag: str, name: str) -> str:
+    """Where Colab opens the notebook `name`; empty where no repository is set."""
+    return f"https://colab.research.google.com/github/{repository}/blob/{tag}/notebooks/{name}.ipynb" if repository else ""
 
 
 def published(root: Path) -> tuple[str, str]:
