@@ -51,6 +51,7 @@ class PatchwiseMLP(nn.Module):
         self.activations = nn.ModuleList(activation() for _ in self.layers[1:])
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, H−k+1, W−k+1). Raises ``ValueError`` for another shape and an image smaller than a patch."""
         if x.ndim == 4 and x.shape[1] != self.channels[0]:
             raise ValueError(f"x must have {self.channels[0]} channels, got {x.shape[1]} in shape {tuple(x.shape)}")
         z = self.layers[0](extract_patches(x, self.patch_size))

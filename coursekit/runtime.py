@@ -77,8 +77,11 @@ def seed_worker(worker_id: int) -> None:
 class Bar(Protocol):
     """What ``progress_bar`` yields: the part of tqdm that callers use."""
 
-    def update(self, n: float = 1) -> Any: ...
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any: ...
+    def update(self, n: float = 1) -> Any:
+        """Move on by ``n``."""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any:
+        """Show ``s`` behind the bar."""
 
 
 def progress_bar(total: int | None, description: str, unit: str = "it", show: bool = True) -> AbstractContextManager[Bar]:

@@ -19,7 +19,7 @@ _ROWS = 512   # latents decoded at a time by importance_bound: some 50 MB an act
 
 
 class LatentModel(Protocol):
-    """What ``elbo`` and ``importance_bound`` need: q(z|x) = N(mean, e^log_var) and log p(x|z). The prior is N(0, I)."""
+    """For ``elbo`` and ``importance_bound``: q(z|x) = N(mean, e^log_var), (B, latent) each; log p(x|z), (B,), in nats. Prior N(0, I)."""
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor: ...
@@ -109,6 +109,7 @@ class Autoencoder(_Model):
         return self.encoder(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 1, side, side) to their reconstructions, of the same shape and in the same scale."""
         return self.decode(self.encode(x))
 
 

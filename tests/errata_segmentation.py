@@ -149,3 +149,41 @@ def sum_over_classes() -> Outcome:
         values.append(len(true & guess) / len(true | guess))
     printed = iou_from_confusion(confusion_matrix(predicted[:3], target[:3], 3))   # images i = 1 … C
     return torch.tensor(values, dtype=F64), iou_from_confusion(confusion_matrix(predicted, target, 3)), printed
+
+
+def zeroed_weights() -> Outcome:
+    """Five tokens that attend to themselves and the past: each row from the definition; scores −∞; weights set to 0 afterwards."""
+    scores, values = _normal(5, 5), _normal(5, 3, seed=1)
+    rows = []
+    for i in range(5):
+        past = scores[i, : i + 1].exp()
+        rows.append(sum(weight / past.sum() * value for weight, value in zip(past, values[: i + 1], strict=True)))
+    future = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    return torch.stack(rows), scores.masked_fill(future, -math.inf).softmax(-1) @ values, scores.softmax(-1).masked_fill(future, 0) @ values
+
+
+def size_without_padding() -> Outcome:
+    """The side of what a transposed 3×3 convolution of stride 2 makes of 3×3 pixels, with padding 0 and 1: by laying stamps."""
+    reached = torch.zeros(7, dtype=torch.bool)
+    for i in range(3):
+        reached[2 * i : 2 * i + 3] = True
+    truth = torch.tensor([int(reached.sum()), int(reached.sum()) - 2], dtype=F64)   # padding cuts one pixel off each end
+    one = torch.ones(1, 1, 3, 3)
+    right = torch.tensor([F.conv_transpose2d(one, one, stride=2, padding=p).shape[-1] for p in (0, 1)], dtype=F64)
+    return truth, right, torch.tensor([5.0, 5.0], dtype=F64)
+
+
+def channels_for_places() -> Outcome:
+    """Self-attention over a map of 6 channels and 2×3 pixels: pixel by pixel from the definition; tokens = pixels; tokens = channels."""
+    maps, w_q, w_k, w_v = _normal(6, 2, 3), _normal(6, 6, seed=1), _normal(6, 6, seed=2), _normal(6, 6, seed=3)
+    pixels = [maps[:, i, j] for i in range(2) for j in range(3)]
+    rows = []
+    for here in pixels:
+        weights = torch.stack([(here @ w_q) @ (there @ w_k) / 6**0.5 for there in pixels]).exp()
+        rows.append(sum(weight / weights.sum() * (there @ w_v) for weight, there in zip(weights, pixels, strict=True)))
+    truth = torch.stack(rows).T.unflatten(1, (2, 3))
+
+    def attend(tokens: Tensor) -> Tensor:
+        return ((tokens @ w_q) @ (tokens @ w_k).mT / 6**0.5).softmax(-1) @ (tokens @ w_v)
+
+    return truth, attend(maps.flatten(1).T).T.unflatten(1, (2, 3)), attend(maps.flatten(1)).unflatten(1, (2, 3))

@@ -44,6 +44,7 @@ class Pairs(Dataset[Pair]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Pair:
+        """Image (3, S, S) in [0, 1] and mask (1, S, S) of zeros and ones, both float32. Raises ``IndexError``."""
         return self.images[index].float() / 255, self.masks[index].float()
 
 

@@ -147,6 +147,7 @@ def false_polyp(draws: Draws) -> Tensor:
 
 
 def rotate(draws: Draws, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """The offsets (dx, dy) in axes turned by a random angle, one for each frame."""
     angle = draws.uniform(0, 2 * math.pi)
     return dx * angle.cos() + dy * angle.sin(), dy * angle.cos() - dx * angle.sin()
 
@@ -157,6 +158,7 @@ def bell(square: Tensor) -> Tensor:
 
 
 def smoothstep(x: Tensor) -> Tensor:
+    """0 up to 0, 1 from 1 on, and 3x² − 2x³ in between."""
     x = x.clamp(0, 1)
     return x * x * (3 - 2 * x)
 

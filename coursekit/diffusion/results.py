@@ -46,9 +46,11 @@ class History:
         return "".join(["step,loss\n", *(f"{step},{loss:.6g}\n" for step, loss in enumerate(self.losses, 1))])
 
     def state_dict(self) -> dict[str, Any]:
+        """The rows, and the losses as float64 (steps,), for a checkpoint."""
         return {"rows": self.rows, "losses": torch.tensor(self.losses, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
         self.rows, self.losses = list(state["rows"]), state["losses"].tolist()
 
 

@@ -51,6 +51,7 @@ class ResidualBlock(nn.Module):
         self.time = nn.Linear(time_dim, 2 * channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, C, H, W) and embedding (B, time_dim) to (B, C, H, W)."""
         scale, shift = self.time(embedding)[:, :, None, None].chunk(2, dim=1)
         z = self.norm_2(self.conv_1(F.silu(self.norm_1(x))))
         return x + self.conv_2(F.silu(torch.addcmul(shift, z, 1 + scale)))
@@ -66,6 +67,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
         heads = self.to_qkv(self.norm(x)).flatten(2).unflatten(1, (3, HEADS, -1)).transpose(-1, -2)   # (B, 3, heads, H·W, C/heads)
         mixed = F.scaled_dot_product_attention(*heads.unbind(1))
         return x + self.out(mixed.transpose(-1, -2).reshape_as(x))
@@ -111,6 +113,7 @@ class DenoisingUNet(nn.Module):
         nn.init.zeros_(self.out.bias)   # type: ignore[arg-type]
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The noise in x_t (B, channels, S, S) at integer times t (B,), of the shape of x_t. Raises as the class says."""
         self._check(x_t, t)
         embedding = self.time(sinusoidal_embedding(t, 4 * self.dim).to(x_t))
         x = full_size = self.stem(x_t)

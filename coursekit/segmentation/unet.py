@@ -53,6 +53,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to logits (B, classes, H, W). Raises ``ValueError`` for another shape."""
         self._check(x)
         maps = []
         for level, stage in enumerate(self.encoder):

@@ -33,6 +33,7 @@ class PatchEmbedding(nn.Module):
         self.project = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, H/P·W/P, dim)."""
         height, width = x.shape[-2:]
         if height % (P := self.project.stride[0]) or width % P:
             raise ValueError(f"height and width must be multiples of the patch size {P}, got {height}×{width}")
@@ -65,6 +66,7 @@ class MultiHeadAttention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) to the same shape."""
         q, k, v = (layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
         return self.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -89,6 +91,7 @@ class EncoderLayer(nn.Module):
         self.norm_2, self.feed_forward = nn.LayerNorm(dim), FeedForward(dim, int(mlp_ratio * dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) to the same shape."""
         x = x + self.attention(self.norm_1(x))
         return x + self.feed_forward(self.norm_2(x))
 
@@ -103,6 +106,7 @@ class DenseHead(nn.Module):
         self.blend = nn.Sequential(nn.Conv2d(features, features, 3, padding=1), nn.GELU(), nn.Conv2d(features, classes, 3, padding=1))
 
     def forward(self, tokens: Tensor, height: int) -> Tensor:
+        """Tokens (B, h·w, dim), in h = ``height`` rows, to logits (B, classes, h·P, w·P)."""
         return self.blend(unpatch(self.pixels(tokens), self.patch_size, height))
 
 
@@ -147,6 +151,7 @@ class SegmentViT(nn.Module):
         self.head = nn.Linear(dim, classes) if head == "class" else DenseHead(dim, patch_size, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images (B, in_channels, S, S) to logits: (B, classes, S, S), or (B, classes) for the class head. Raises ``ValueError``."""
         if x.ndim != 4 or x.shape[1:] != self.shape:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}; resize the images")
         tokens = self.embedding(x)
