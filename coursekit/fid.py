@@ -2,7 +2,8 @@
 
 With Inception's features the Fréchet distance is the FID. With the features of ``FeatureNet``, a small classifier trained on the data at
 hand, it is a "feature distance" and compares with no published number. Either is biased: two samples of one distribution are apart, the
-further the smaller they are. So ``compare`` gives it with its n, and with the distance of real images from real ones.
+further the smaller they are. So ``compare`` gives it with its n, the distance of real images from real ones, and beside it the kernel
+distance, which has no bias.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from cleanfid.downloads_helper import inception_url
 from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from numpy.typing import ArrayLike
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor, nn
 
+from coursekit.data.pixels import to_pixels, to_signed
 from coursekit.data.sources import DataError, data_root
 from coursekit.runtime import progress
 
@@ -48,8 +51,9 @@ def frechet_distance(mean_1: ArrayLike | Tensor, cov_1: ArrayLike | Tensor, mean
     """The squared Fréchet (Wasserstein-2) distance of two Gaussians: ‖μ₁−μ₂‖² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁Σ₂)^½.
 
     With Σ = AAᵀ for each, Σ₁Σ₂ has the eigenvalues of MMᵀ, M = A₁ᵀA₂, which is symmetric: the trace is the sum of their roots. Found by
-    ``eigvalsh``, several times quicker than ``sqrtm``, and never complex. Covariances may be singular: those of few images are.
-    Rounding is taken for 0: eigenvalues of Σ up to D·2⁻⁵² of the largest, negative ones of MMᵀ, and a distance that comes out below 0.
+    ``eigvalsh``, several times quicker than ``sqrtm``, and never complex. Covariances may be singular: those of few images are, and
+    the fewer the quicker. Rounding is taken for 0: what is left of Σ beyond D·2⁻⁵² of its largest entry, negative eigenvalues of MMᵀ,
+    and a distance that comes out below 0.
     Raises ``ValueError`` for shapes that do not fit, numbers that are not finite, and matrices that are no covariances.
     Sources: Dowson and Landau 1982; Heusel and others 2017, section 3.
     """
@@ -83,7 +87,7 @@ class FeatureNet(nn.Module):
 
     ``channels``, ``image_size``: of its square images, which it takes as float (B, C, S, S) in [−1, 1]. Strided convolutions halve
     the side until it is at most 4, and double the channels up to 128. ``forward`` gives logits (B, classes), ``features`` (B, 64), of
-    mean 0 and variance 1 in each image: so distances have a scale that hangs neither on the training nor on the network's size.
+    mean 0 and variance 1 in each image: so the scale of distances is the same however long the training and however large the network.
     Raises ``ValueError`` for images of another shape.
     """
 
@@ -158,7 +162,7 @@ def inception_features(images: Tensor, device: torch.device | str = "cpu") -> Te
     if images.shape[1] != 3:
         raise ValueError(f"Inception takes images with 3 channels, got {images.shape[1]}")
     net, resize = _inception(data_root() / _WEIGHTS).to(device), build_resizer("clean")
-    pixels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels = to_pixels(images).permute(0, 2, 3, 1).cpu().numpy()
     found = []
     with torch.no_grad():
         for first in progress(range(0, len(pixels), 32), "Inception"):
@@ -220,11 +224,13 @@ def _float64(name: str, values: ArrayLike | Tensor) -> Tensor:
 
 
 def _root(name: str, cov: Tensor) -> Tensor:
-    """A (D, rank) with AAᵀ = cov: Cholesky's where it is regular, for that is quickest, else from eigenvectors."""
+    """A (D, rank) with AAᵀ = cov: Cholesky's with pivots, which ends where only rounding is left; where more is left, from eigenvectors."""
     rounding = len(cov) * 2.0**-52
-    lower, failed = torch.linalg.cholesky_ex(cov)
-    if not failed and lower.diagonal().square().min() > rounding * cov.diagonal().max():
-        return lower
+    packed, pivots, rank, _ = dpstrf(cov.numpy(), tol=rounding * float(cov.diagonal().max()), lower=1)
+    root = torch.zeros(len(cov), rank, dtype=torch.float64)
+    root[torch.from_numpy(pivots).long() - 1] = torch.from_numpy(packed)[:, :rank].tril()   # LAPACK counts from 1
+    if rank == len(cov) or (cov - root @ root.T).abs().max() <= rounding * cov.diagonal().max():
+        return root
     values, vectors = torch.linalg.eigh(cov)
     if values[0] < -1e-6 * values[-1].abs():
         raise ValueError(f"{name} is no covariance: it has the eigenvalue {float(values[0]):g}")
@@ -246,7 +252,7 @@ def _in_range(name: str, images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[2] != images.shape[3] or not len(images):
         raise ValueError(f"{name} must have shape (N, C, S, S), got {tuple(images.shape)}")
     if images.dtype == torch.uint8:
-        return images.float() / 127.5 - 1
+        return to_signed(images)
     if not images.is_floating_point() or not images.abs().max() <= 1:
         raise ValueError(f"{name} must be uint8, or float in -1 … 1, got {images.dtype} in {images.min():g} … {images.max():g}")
     return images.float()

@@ -92,6 +92,10 @@ check_equal("0.1  channels, height, width", tuple(photo.shape), (3, 427, 640))
 # the $k\times k$ square of each channel, one channel after the other.
 #
 # **Exercise 1.1** (easy, 5 minutes, 2 points). Write `extract_patches`: all patches of a batch of images, as vectors.
+#
+# <details><summary>Hint 1</summary>How many rows may a corner have, if a patch of k rows has to end inside the image?</details>
+# <details><summary>Hint 2</summary>Two loops over corners, i outside and j inside; flatten each patch from its channels on, then stack the vectors along a new axis 1.</details>
+# <details><summary>Hint 3</summary>One patch is <code>x[:, :, i : i + k, j : j + k].flatten(1)</code>, and i runs over <code>range(x.shape[2] - k + 1)</code>.</details>
 
 # %%
 def extract_patches(x, k):
@@ -132,6 +136,10 @@ check_fails("E0.1  x[i:i+k-1, j:j+k-1]", x[0, 0, 2 : 2 + 3, 3 : 3 + 3], x[0, 0, 
 # The right side is what `nn.Conv2d` computes with kernel $\widetilde W_d$. So one reshape turns the layer into a convolution.
 #
 # **Exercise 2.1** (medium, 10 minutes, 3 points). Write that convolution.
+#
+# <details><summary>Hint 1</summary>Row d of the weight and output channel d of a convolution hold the same numbers: in which order does each of them run?</details>
+# <details><summary>Hint 2</summary>Make an <code>nn.Conv2d</code> of the layer's dtype, and copy weight and bias into it inside <code>torch.no_grad()</code>.</details>
+# <details><summary>Hint 3</summary>The kernel is <code>layer.weight.reshape(convolution.weight.shape)</code>: nothing is transposed and nothing flipped.</details>
 
 # %%
 def linear_as_convolution(layer, in_channels, kernel_size):
@@ -259,6 +267,10 @@ check_close("3.1  a linear layer at every pixel = 1×1 convolution", by_linear, 
 #
 # **Exercise 4.1** (medium, 10 minutes, 3 points). Write the convnet of a `PatchwiseMLP`. It has `layers` (the linear ones),
 # `activations` (one fewer), `channels` and `patch_size`.
+#
+# <details><summary>Hint 1</summary>After the first layer, of how many pixels does a layer see the numbers?</details>
+# <details><summary>Hint 2</summary>Collect modules in a list: the convolution of the first layer, then for each further layer its activation and a convolution.</details>
+# <details><summary>Hint 3</summary>A later layer is <code>linear_as_convolution(layer, layer.in_features, 1)</code>; the activation before it comes from <code>mlp.activations</code>.</details>
 
 # %%
 def as_convnet(mlp):
@@ -322,6 +334,10 @@ check_equal("4.1  parameters of the convnet, as of the MLP", sum(q.numel() for _
 # %% [markdown]
 # **Exercise 4.2** (medium, 10 minutes, 3 points). How much of the image does one output pixel see? Ask the gradient: write
 # `receptive_field`, the height and width of the box of input pixels that move the output pixel in the middle.
+#
+# <details><summary>Hint 1</summary>If an input pixel does not move the output, what is the derivative of the output with respect to it?</details>
+# <details><summary>Hint 2</summary>Call <code>.requires_grad_()</code> on random input of the network's dtype, take the output pixels in the middle, sum them over channels and images, and call <code>.backward()</code>.</details>
+# <details><summary>Hint 3</summary><code>x.grad.abs().sum((0, 1)).nonzero(as_tuple=True)</code> gives the rows and columns of the box. Several images: a ReLU may be off in one of them.</details>
 
 # %%
 def receptive_field(network, in_channels, size):

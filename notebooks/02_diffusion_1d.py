@@ -259,6 +259,9 @@ plt.show()
 #
 # **Exercise 1.1** (easy, 5 minutes, 2 points). Write `q_sample`: one draw of $x_t$ for given $x_0$ and standard normal noise. Every item
 # of the batch may have its own $t$; `schedule.at(values, t, like)` gives `values[t]`, shaped to multiply `like`.
+#
+# <details><summary>Hint 1</summary>Which two numbers of the schedule say how much of the variance is signal and how much is noise, and what multiplies x itself?</details>
+# <details><summary>Hint 2</summary>Fetch ᾱ once with <code>schedule.at(schedule.alpha_bar, t, x_0)</code>; its root goes with x_0, the root of what is missing to 1 with the noise.</details>
 
 # %%
 def q_sample(schedule, x_0, t, noise):
@@ -404,6 +407,10 @@ plt.show()
 # $$\tilde\beta_t = b^2 - \frac{(bd)^2}{1-\bar\alpha_t} = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t. \tag{2.4}$$
 #
 # **Exercise 2.1** (medium, 10 minutes, 3 points). Write `posterior`. At $t=1$ you need $\bar\alpha_0$: `schedule.at` takes `lowest=0`.
+#
+# <details><summary>Hint 1</summary>Which of the three forms needs only four numbers of the schedule, each fetched once?</details>
+# <details><summary>Hint 2</summary>Fetch ᾱ at t, ᾱ at t − 1, α and β with <code>schedule.at</code>, then write the third form; the variance is (2.4).</details>
+# <details><summary>Hint 3</summary>The earlier one is <code>schedule.at(schedule.alpha_bar, t - 1, x_t, lowest=0)</code>; in the mean only it and α stand under roots, and no root runs over a bracket.</details>
 
 # %%
 def posterior(schedule, x_0, x_t, t):
@@ -769,6 +776,9 @@ plt.show()
 # neither loss can reach zero.
 #
 # **Exercise 4.1** (easy, 5 minutes, 2 points). Write (4.4), for total noise.
+#
+# <details><summary>Hint 1</summary>Of all the noise in x at time t, which share came with the last step?</details>
+# <details><summary>Hint 2</summary>Subtract β/√(1 − ᾱ) times the noise, then divide all of it by √α: a bar on one of them only.</details>
 
 # %%
 def mean_from_noise(schedule, x_t, t, noise):
@@ -1028,6 +1038,10 @@ plt.show()
 # $$x_{t-1} = \mu_t + \sigma_t z, \qquad z \sim \mathcal N(0, 1) \text{ for } t > 1, \quad z = 0 \text{ for } t = 1, \tag{6.1}$$
 #
 # with $\mu_t$ from (4.4) and the network's $\bar\varepsilon$. **Exercise 6.1** (medium, 10 minutes, 3 points). Write this step, with $\sigma_t^2 = \tilde\beta_t$ of (2.4).
+#
+# <details><summary>Hint 1</summary>Which two functions that you have written give the mean and the variance of this step?</details>
+# <details><summary>Hint 2</summary>The mean is <code>mean_from_noise</code>. The variance is the second result of <code>posterior</code>, which depends on t alone, so that any x_0 will do.</details>
+# <details><summary>Hint 3</summary>z is multiplied by the root of that variance. At t = 1 it is 0: no case of its own is needed.</details>
 
 # %%
 def ancestral_step(schedule, x_t, t, noise, z):
@@ -1201,13 +1215,32 @@ check("6.3  W1 of samples that start from N(0, 1) all the same", distance(sample
 #
 # $$f(t) = \cos^2\!\left(\frac{\pi}{2}\cdot\frac{t/T+s}{1+s}\right), \qquad \bar\alpha_t = \prod_{r\le t}\alpha_r. \tag{6.4}$$
 #
+# **Exercise 6.2** (easy, 10 minutes, 2 points). Write its $\alpha_t$, for any $T$ and $s$.
+#
+# <details><summary>Hint 1</summary>f says which share is left after t steps. Which part of what was there before does one step leave?</details>
+# <details><summary>Hint 2</summary>Compute f at t = 0 … T in float64, divide each value by the one before, and clip the quotients from below.</details>
+# <details><summary>Hint 3</summary>With f as a tensor of T + 1 numbers: <code>(f[1:] / f[:-1]).clamp(min=0.001)</code>, and a one before them.</details>
+
+# %%
+def cosine_alpha(T, s=0.008):
+    """Returns (T+1,) float64, indexed by t: a one in place 0, then α_1 … α_T, none below 0.001."""
+    ### BEGIN SOLUTION
+    t = torch.arange(T + 1, dtype=torch.float64)
+    f = (torch.pi / 2 * (t / T + s) / (1 + s)).cos() ** 2
+    return torch.cat([torch.ones(1, dtype=torch.float64), (f[1:] / f[:-1]).clamp(min=0.001)])
+    ### END SOLUTION
+
+
+cosine_alpha = exercises.check("6.2", cosine_alpha)
+
+# %% [markdown]
 # **As printed**, $\alpha_t$ is clipped but $\bar\alpha_t = f(t)/f(0)$ is not. The two agree until the last step, where $f$ vanishes: then $\hat x_0$ is divided by nothing. And
 # the exponent stands behind the bracket, $\cos(\cdot)^2$; read as the square of the angle it gives negative "shares".
 
 # %%
 u = torch.pi / 2 * (torch.arange(51) / 50 + 0.008) / 1.008
 f = u.cos() ** 2
-print(f"T = 50: product of the clipped α {cosine.alpha_bar[-1]:.2e}, so 1/√ᾱ_T = {cosine.alpha_bar[-1] ** -0.5:.0f}")
+print(f"T = 50: product of the clipped α {cosine_alpha(50).prod():.2e}, so 1/√ᾱ_T = {cosine.alpha_bar[-1] ** -0.5:.0f}")
 check_close("6.4  product of clipped α = f(t)/f(0) up to t = T − 1", cosine.alpha_bar[:-1], f[:-1] / f[0])
 check("E3.18  f(T)/f(0)", f[-1] / f[0], at_most=1e-30)
 check_fails("E3.18  1/√ᾱ_T with ᾱ_T = f(T)/f(0)", cosine.alpha_bar[-1] ** -0.5, (f[-1] / f[0]) ** -0.5)

@@ -159,6 +159,10 @@ plt.show()
 # Training part, validation part (whoever chooses something by trying chooses it here), test part (looked at once for each network): 60, 20 and 20 %.
 #
 # **Exercise 1.1** (easy, 10 minutes, 2 points). Write the split. It must lose no pair, use none twice, and give the same parts for the same seed.
+#
+# <details><summary>Hint 1</summary>If the order is drawn once, what more is needed for three parts that share nothing?</details>
+# <details><summary>Hint 2</summary>Draw one order with <code>torch.randperm</code> and a generator of your own that starts from the seed; cut it at two places.</details>
+# <details><summary>Hint 3</summary>The last part is <code>order[second:]</code>, so that it takes what rounding leaves over.</details>
 
 # %%
 def my_split(dataset, fractions, seed):
@@ -217,6 +221,9 @@ print(f"{len(twins)} pairs of look-alikes, {len(across)} of them across the spli
 # We take 16 images a step: enough for batch norm's statistics, few enough for many steps an epoch.
 #
 # **Exercise 2.1** (easy, 5 minutes, 2 points). Write a loader with `TensorDataset` and `DataLoader`. Training data is shuffled, anew for each epoch; the others are not.
+#
+# <details><summary>Hint 1</summary>A <code>TensorDataset</code> wants one tensor of images and one of masks. How do you get them from pairs?</details>
+# <details><summary>Hint 2</summary>Take the pairs apart with <code>zip(*part)</code>, stack each half, and hand the loader all that you were given: batch size, shuffle, generator.</details>
 
 # %%
 def my_loader(part, batch_size, shuffle, generator):
@@ -334,6 +341,10 @@ check_fails("E0.15  1/N² with N = 20", terms.mean(), terms.sum() / 3 / 20**2)
 # $$-y\log\sigma(z) - (1-y)\log(1-\sigma(z)) = \max(z, 0) - zy + \log\bigl(1+e^{-|z|}\bigr). \tag{3.2}$$
 #
 # **Exercise 3.1** (medium, 10 minutes, 2 points). Write it, with elementary functions of torch only.
+#
+# <details><summary>Hint 1</summary>Which three summands has the right side of (3.2), and which function of torch computes each of them for all pixels?</details>
+# <details><summary>Hint 2</summary><code>clamp(min=0)</code>, a product, and <code>log1p</code> of an exponential that cannot overflow; then one mean over everything.</details>
+# <details><summary>Hint 3</summary>The last summand is <code>(-logits.abs()).exp().log1p()</code>.</details>
 
 # %%
 def bce(logits, masks):
@@ -388,6 +399,10 @@ check_fails("E0.16  the same after a sigmoid", 20.0, F.binary_cross_entropy(z_32
 # $$\mathrm{Dice}(y, p) = 1 - \frac{2\sum_{ij} y_{ij}p_{ij} + s}{\sum_{ij}(y_{ij} + p_{ij}) + s}, \qquad s > 0. \tag{3.3}$$
 #
 # **Exercise 3.2** (medium, 10 minutes, 3 points). Write it for a batch, from logits: the mean over the images.
+#
+# <details><summary>Hint 1</summary>Over which axes do the sums of (3.3) run, if every image has a loss of its own?</details>
+# <details><summary>Hint 2</summary>One sigmoid, then <code>flatten(1)</code> on both, sums over axis 1, one ratio for each image, and the mean of 1 minus the ratios.</details>
+# <details><summary>Hint 3</summary>Above stands <code>2 * (p * y).sum(1) + smoothing</code>; below, the two sums and the same smoothing.</details>
 
 # %%
 def dice_loss(logits, masks, smoothing=1e-6):
@@ -495,6 +510,10 @@ check_close("3.4  its gradient is the sum of the two", whole, parts[0] + 0.7 * p
 # $$J = \frac{|P \cap Y|}{|P \cup Y|}, \qquad J = 1 \text{ where both are empty.} \tag{3.5}$$
 #
 # **Exercise 3.3** (easy, 10 minutes, 2 points). Write it, one value for each image.
+#
+# <details><summary>Hint 1</summary>A set of pixels is a tensor of true and false. Which operators are intersection and union?</details>
+# <details><summary>Hint 2</summary>Compare with the threshold, <code>flatten(1)</code>, combine by <code>&amp;</code> and <code>|</code>, count by <code>sum(1)</code>, and divide.</details>
+# <details><summary>Hint 3</summary>Where the union is 0 the quotient is not defined: <code>torch.where(union == 0, 1.0, …)</code>.</details>
 
 # %%
 def iou(probabilities, masks, threshold=0.5):
@@ -1003,6 +1022,10 @@ check_close("8.1  linear map of each patch = convolution of stride P", patches @
 
 # %% [markdown]
 # **Exercise 8.1** (medium, 10 minutes, 3 points). A mask needs the way back: write `unpatch`, which puts the pixels that tokens hold into their places.
+#
+# <details><summary>Hint 1</summary>A token's last axis hides three axes, and the axis of tokens two. Which?</details>
+# <details><summary>Hint 2</summary><code>unflatten</code> both, bring each axis of pixels next to its axis of patches with <code>permute</code>, and <code>flatten</code> them together.</details>
+# <details><summary>Hint 3</summary>From (B, h, w, C, P, P) the order for <code>permute</code> is 0, 3, 1, 4, 2, 5; then two axes at a time become one.</details>
 
 # %%
 def unpatch(tokens, patch_size, height):
@@ -1027,6 +1050,10 @@ check_close("8.1  cut and put back", unpatch(patches, 4, 2), x)
 # $$\operatorname{attention}(Q, K, V) = \operatorname{softmax}\!\left(\frac{QK^\top}{\sqrt{d_k}}\right) V, \qquad Q = YW_Q,\; K = YW_K,\; V = YW_V. \tag{8.2}$$
 #
 # **Exercise 8.2** (medium, 10 minutes, 3 points). Write it.
+#
+# <details><summary>Hint 1</summary>Scores are (N, N): what does row i hold, and what should it add up to once it holds weights?</details>
+# <details><summary>Hint 2</summary>Multiply q with k transposed, divide by the root of d, take a softmax along each row, multiply v.</details>
+# <details><summary>Hint 3</summary><code>k.transpose(-2, -1)</code>, <code>q.shape[-1] ** 0.5</code>, <code>softmax(-1)</code>.</details>
 
 # %%
 def attention(q, k, v):

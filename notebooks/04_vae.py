@@ -249,6 +249,10 @@ check_fails("2.1  KL is symmetric", by_hand, (q * (q / p).log()).sum(1))
 # The third way is the loss, `nn.KLDivLoss`, which takes some care.
 #
 # **Exercise 2.1** (easy, 10 minutes, 2 points). Write `batch_kl` with `F.kl_div`: the mean over the batch of $D_{\mathrm{KL}}(P\Vert Q)$.
+#
+# <details><summary>Hint 1</summary><code>F.kl_div(input, target)</code>: which of them wants logarithms, and which law is the first in KL(P‖Q)?</details>
+# <details><summary>Hint 2</summary>The input is the logarithm of q, the target p itself; of its reductions, one divides by the batch alone.</details>
+# <details><summary>Hint 3</summary>That is <code>reduction="batchmean"</code>; the default divides by the number of outcomes too.</details>
 
 # %%
 def batch_kl(p, q):
@@ -295,6 +299,9 @@ check_fails("E1.7  target * (target.log() - input)", batch_kl(one_hot, even), (o
 # $$D_{\mathrm{KL}}\bigl(\mathcal N(\mu, \operatorname{diag}\sigma^2) \,\Vert\, \mathcal N(0, I)\bigr) = \tfrac12 \sum_{j=1}^{k} \bigl(\mu_j^2 + \sigma_j^2 - \log\sigma_j^2 - 1\bigr). \tag{2.2}$$
 #
 # Networks give $\log\sigma^2$, which may be any number. **Exercise 2.2** (easy, 5 minutes, 2 points). Write (2.2).
+#
+# <details><summary>Hint 1</summary>Which function turns log σ² back into σ², and which axis holds the latents?</details>
+# <details><summary>Hint 2</summary>Four summands for each latent, <code>.exp()</code> in one of them, a sum over axis 1, one half: no mean, one answer for each item.</details>
 
 # %%
 def gaussian_kl(mean, log_var):
@@ -378,6 +385,9 @@ plt.show()
 # $$z = \mu + \sigma\,\varepsilon, \qquad \sigma = e^{\frac12 \log\sigma^2}, \qquad \varepsilon \sim \mathcal N(0, I). \tag{3.1}$$
 #
 # **Exercise 3.1** (easy, 5 minutes, 2 points). Write (3.1).
+#
+# <details><summary>Hint 1</summary>The noise is multiplied by σ. What is given, and what is its half?</details>
+# <details><summary>Hint 2</summary>σ is the exponential of half of <code>log_var</code>; multiply it with the noise that is given and add the mean.</details>
 
 # %%
 def reparameterize(mean, log_var, noise):
@@ -487,6 +497,10 @@ check_close("4.1  no gap when q is the posterior", tight, log_evidence(x))
 # in nats per picture. Without the last term it is no likelihood, and with a *learned* $\sigma^2$ it cannot be left out.
 #
 # **Exercise 4.1** (medium, 10 minutes, 3 points). Write the two terms of (4.2): the reconstruction, first and last summand together, and the KL.
+#
+# <details><summary>Hint 1</summary>Over which axes is (4.2) a sum, and over which is its estimate a mean?</details>
+# <details><summary>Hint 2</summary>For each picture: squares of the differences over the variance, plus the logarithm of 2πσ² for each pixel, half of it; <code>flatten(1)</code>, a sum, then a mean over the batch.</details>
+# <details><summary>Hint 3</summary>The KL is <code>gaussian_kl(mean, log_var).mean()</code>. <code>variance</code> is σ² already.</details>
 
 # %%
 def elbo_terms(x, x_hat, mean, log_var, variance):
@@ -902,6 +916,10 @@ check("6.2  our VAE: share of prior draws within two standard deviations of a tr
 # with equality on the left as $K \to \infty$, and at once if $q$ is the posterior, for then every ratio is $p(x)$ itself.
 #
 # **Exercise 6.1** (hard, 15 minutes, 4 points). Write it. A model has `encode(x)`, which returns `mean, log_var`, and `log_likelihood(x, z)`. Sums of small numbers: use `torch.logsumexp`.
+#
+# <details><summary>Hint 1</summary>What is the logarithm of one of the K ratios, as a sum and difference of three logarithms?</details>
+# <details><summary>Hint 2</summary>For each draw: z from q, <code>model.log_likelihood(x, z)</code>, plus log p(z), minus log q(z|x), each summed over the latents; stack the draws and take <code>logsumexp</code> over them.</details>
+# <details><summary>Hint 3</summary>With z = μ + σ·noise, log p(z) − log q(z|x) is half the sum of noise² + log σ² − z², since the 2π cancel. At the end subtract <code>math.log(samples)</code>.</details>
 
 # %%
 def importance_bound(model, x, samples):

@@ -42,7 +42,7 @@ if getattr(util.find_spec("coursekit"), "origin", None) is None:
 import torch
 
 from coursekit import data, runtime
-from coursekit.diffusion.process import to_pixels
+from coursekit.data.pixels import to_pixels
 
 
 def digits():
@@ -93,7 +93,7 @@ from coursekit.diffusion import DenoisingUNet, Diffusion, NoiseSchedule, kernels
 from coursekit.diffusion.settings import parse
 from coursekit.exercises import ddpm as exercises
 from coursekit.explore import SamplingExplorer
-from coursekit.fid import compare, feature_statistics, frechet_distance, train_features
+from coursekit.fid import compare, feature_statistics, frechet_distance, kernel_distance, train_features
 from coursekit.measure import median_seconds
 
 figures.use_style()
@@ -116,6 +116,11 @@ def randn(*shape):
 #
 # The handouts use the range, in the clamp of algorithm 2, and do not say it. **Exercise 1.1** (easy, 3 minutes, 1 point). Write `to_signed`.
 # **Exercise 1.2** (easy, 5 minutes, 2 points). Write `to_pixels`, the way back, for samples that are not exactly in range.
+#
+# <details><summary>Hint 1 for 1.1</summary>Where has the middle between 0 and 255 to go, and where 255?</details>
+# <details><summary>Hint 2 for 1.1</summary>Make floats of the bytes first, divide by 127.5, subtract 1.</details>
+# <details><summary>Hint 1 for 1.2</summary>What does <code>.to(torch.uint8)</code> make of 41.9999, and what of 258?</details>
+# <details><summary>Hint 2 for 1.2</summary>The inverse of (1.1), then round, then clamp, and the conversion last.</details>
 
 # %%
 def to_signed(pixels):
@@ -194,6 +199,9 @@ check_close("1.2  signal left at the end: √ᾱ_T", cosine.alpha_bar[T].sqrt(),
 # $$L(\theta) = \mathbb E_{x_0,\,t,\,\varepsilon}\;\tfrac1D\,\lVert \varepsilon - \varepsilon_\theta(x_t, t) \rVert_1, \qquad t \sim \operatorname{Uniform}\{1, \dots, T\}. \tag{2.1}$$
 #
 # **Exercise 2.1** (easy, 10 minutes, 3 points). Write the loss of one batch. A `Diffusion` has a `.model`, a `.schedule` and `q_sample(x_0, t, noise)`, which is (1.2).
+#
+# <details><summary>Hint 1</summary>In algorithm 1, which two arguments does the network get, and with what is its answer compared?</details>
+# <details><summary>Hint 2</summary>Make x_t with <code>diffusion.q_sample</code>, ask <code>diffusion.model</code>, and take the mean of the absolute differences to the noise.</details>
 
 # %%
 def p_loss(diffusion, x_0, t, noise):
@@ -215,6 +223,10 @@ p_loss = exercises.check("2.1", p_loss)
 # $$\gamma(t) = \bigl(\sin\omega_0 t, \dots, \sin\omega_{d/2-1} t,\; \cos\omega_0 t, \dots, \cos\omega_{d/2-1} t\bigr), \qquad \omega_k = 10000^{-2k/d}. \tag{2.2}$$
 #
 # **Exercise 2.2** (medium, 10 minutes, 2 points). Write (2.2).
+#
+# <details><summary>Hint 1</summary>Which exponents does 10000 get, for k from 0 to d/2 − 1, and what is the first of the frequencies?</details>
+# <details><summary>Hint 2</summary>Frequencies as a tensor of d/2 numbers on the device of t; times by frequencies, as (B, 1) times (d/2,); sines and cosines joined along axis 1.</details>
+# <details><summary>Hint 3</summary>The exponents are <code>-torch.arange(0, dim, 2, device=t.device) / dim</code>, in float64.</details>
 
 # %%
 def sinusoidal_embedding(t, dim):
@@ -249,13 +261,14 @@ def new_process(schedule=cosine, loss="l1"):
 
 
 untrained = new_process()
-t, noise = untrained.draw(len(train), generator)
+some = train[:1400]   # enough for a mean
+t, noise = untrained.draw(len(some), generator)
 seen = []
 hook = untrained.model.attention.register_forward_hook(lambda module, x, y: seen.append(tuple(x[0].shape[2:])))
 with torch.no_grad():
     check_equal("2.1  the prediction has the picture's shape", tuple(untrained.model(train[:2], t[:2]).shape), tuple(train[:2].shape))
-    check_close("2.3  loss of the untrained network", p_loss(untrained, train, t, noise), (2 / math.pi) ** 0.5, tolerance=0.01)
-    check_close("2.1  p_loss = the package's, same draws", p_loss(untrained, train, t, noise), untrained.p_loss(train, t, noise))
+    check_close("2.3  loss of the untrained network", p_loss(untrained, some, t, noise), (2 / math.pi) ** 0.5, tolerance=0.01)
+    check_close("2.1  p_loss = the package's, same draws", p_loss(untrained, some, t, noise), untrained.p_loss(some, t, noise))
 hook.remove()
 smallest = side // 2 ** (len(settings["network"]["dim_mults"]) - 1)
 check_equal("2.1  places among which attention chooses", set(seen), {(smallest, smallest)})
@@ -347,6 +360,10 @@ check("2.1  what the last half of the run still gains", sum(losses[steps // 2 - 
 # with fresh noise $z$. At $t = 1$ the variance is zero, and nothing is added to the finished picture.
 #
 # **Exercise 3.1** (medium, 15 minutes, 4 points). Write one step. `schedule.at(values, t, x)` gives `values[t]` for each image, shaped to multiply `x`.
+#
+# <details><summary>Hint 1</summary>Which three numbers of the schedule does (3.2) need, and which of them is read one place earlier?</details>
+# <details><summary>Hint 2</summary>Ask the model for the noise, compute the clamped (3.1), then the mean of (3.2) from it and x_t, and add σ z.</details>
+# <details><summary>Hint 3</summary>The earlier one is <code>schedule.at(schedule.alpha_bar, t - 1, x_t, lowest=0)</code>; with it σ is 0 at t = 1 by itself. Return both pictures.</details>
 
 # %%
 def p_step(diffusion, x_t, t, z):
@@ -365,18 +382,30 @@ p_step = exercises.check("3.1", p_step)
 
 
 # %% [markdown]
-# The loop around it, and a test before any picture is looked at: with the same noise it must do what the package's does.
+# **Exercise 3.2** (easy, 10 minutes, 3 points). Write the loop around it, algorithm 2: $T$ steps from $x_T$, each with fresh noise.
+#
+# <details><summary>Hint 1</summary>Which times does algorithm 2 walk through, and what has to be new in each of its steps?</details>
+# <details><summary>Hint 2</summary>A loop over <code>range(T, 0, -1)</code>: draw z, call <code>p_step</code>, and keep the first of its two results as the next x.</details>
+# <details><summary>Hint 3</summary>z is <code>torch.randn(x.shape, generator=generator).to(x)</code>, and t, one for each image, <code>torch.full((len(x),), t, device=x.device)</code>.</details>
 
 # %%
 @torch.no_grad()
 def sample_loop(process, x, generator):
-    """Algorithm 2 from x_T = x, (B, C, S, S)."""
+    """process: Diffusion; x: x_T, (B, C, S, S). Returns x_0, shaped like it; all noise is drawn with the generator."""
+    ### BEGIN SOLUTION
     for t in range(process.schedule.T, 0, -1):
         z = torch.randn(x.shape, generator=generator).to(x)
         x, _ = p_step(process, x, torch.full((len(x),), t, device=x.device), z)
     return x
+    ### END SOLUTION
 
 
+sample_loop = exercises.check("3.2", sample_loop)
+
+# %% [markdown]
+# A test before any picture is looked at: with the same noise the loop must do what the package's does.
+
+# %%
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
@@ -394,7 +423,7 @@ check_true("3.1  every sample lies in [−1, 1]", ours.abs().max() <= 1)
 #
 # $$\mathbb E[x_0 \mid x_t] = \sum_{i=1}^N w_i\, m_i, \qquad w_i \propto \exp\Bigl(-\frac{\lVert x_t - \sqrt{\bar\alpha_t}\,m_i\rVert^2}{2\,(1-\bar\alpha_t)}\Bigr), \tag{3.3}$$
 #
-# and the noise follows from (1.2). With it in the network's place a right sampler has to end at one of the $m_i$ exactly.
+# and the noise follows from (1.2). With it in the network's place a right sampler has to end at one of the $m_i$ exactly. Where training mirrors pictures, as it does with cats, the mirror images are data too.
 
 # %%
 class Memory(nn.Module):
@@ -420,9 +449,10 @@ def nearest(pictures, others):
     return torch.cdist(pictures.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").min(1)   # which would round
 
 
-memory = Diffusion(Memory(train), image_size=side, channels=channels, schedule=cosine)
+known = torch.cat([train, train.flip(3)]) if settings["mirror"] else train   # all that training may have shown
+memory = Diffusion(Memory(known), image_size=side, channels=channels, schedule=cosine)
 recalled = sample_loop(memory, randn(100, channels, side, side), generator)
-distance, which = nearest(recalled, train)
+distance, which = nearest(recalled, known)
 check("3.3  the exact network: largest distance of 100 samples to a training picture", distance.max(), at_most=1e-3)
 check("3.3  different pictures among them", len(which.unique()), at_least=60)
 
@@ -518,15 +548,31 @@ check("3.4  1000 each", by_size[1000], at_most=3)
 
 # %% [markdown]
 # The second is a warning. The distance of two samples of *the same* law is not zero, and falls with their size: a distance without its $n$ says nothing, and below the distance of real pictures from real ones there is nothing to be won.
-# The kernel distance (KID, if the features are Inception's) has no such bias.
+# The kernel distance (KID, if the features are Inception's) has no such bias: it stands beside each Fréchet distance from here on. And a size belongs to both: pictures that were resized before the features were taken are other pictures. Ours are compared as they are.
 
 # %%
 report = compare(train, samples, judge.features)
-print(f"{report['n_generated']} samples against {report['n_real']} real pictures; floor: {report['n_floor']} real ones against the rest")
+print(f"{report['n_generated']} samples against {report['n_real']} real pictures, {side}×{side} pixels, not resized for the features; floor: {report['n_floor']} real ones against the rest")
 check("3.4  feature distance of the samples over that of real pictures", report["frechet"] / report["floor_frechet"], at_most=expect["distance"])
 noise_report = compare(train, randn(*samples.shape).clamp(-1, 1), judge.features)
 check("3.4  that of pure noise over that of the samples", noise_report["frechet"] / report["frechet"], at_least=expect["noise"])
 check("3  the kernel distances, the same ratio", noise_report["kernel"] / report["kernel"], at_least=expect["noise"])
+
+# %% tags=["nbval-ignore-output"]
+for name, found in (("samples", report), ("noise", noise_report)):
+    print(f"{name}: Fréchet {found['frechet']:.2f}, kernel {found['kernel']:.3f};   real pictures: {found['floor_frechet']:.2f}, {found['floor_kernel']:.3f}")
+
+# %% [markdown]
+# Where the features are Inception's, 2,048 of them, the root in (3.4) is what takes the time. The usual way is `scipy.linalg.sqrtm`, of a matrix that is not symmetric. But with $\Sigma = AA^\top$ for each, $\Sigma_1\Sigma_2$ has the eigenvalues of the
+# symmetric $MM^\top$, $M = A_1^\top A_2$, and the trace is the sum of their roots. Of $n$ pictures $A$ has $n - 1$ columns at most: few pictures are quick. Recorded, outside of this notebook:
+
+# %%
+roots = data.results("frechet_speed")
+for name, entry in roots.items():
+    print(f"{name}: this way takes {entry['sqrtm']['ratio']:.3f} of the time of sqrtm (median of {entry['sqrtm']['n']}, "
+          f"{entry['sqrtm']['cpu_ratio']:.3f} by processor time); relative difference {entry['relative_difference']}")   # fmt: skip
+if not roots:
+    print("not run here")
 
 # %% [markdown]
 # ### The curve, and what averaging the weights does
@@ -535,35 +581,38 @@ check("3  the kernel distances, the same ratio", noise_report["kernel"] / report
 
 # %%
 with torch.no_grad():
-    real = feature_statistics(judge.features(train))
+    real = judge.features(train)
+real_statistics = feature_statistics(real)
 
 
 @torch.no_grad()
-def feature_distance(pictures):
-    """(3.4) between ``pictures`` and the training pictures."""
-    return frechet_distance(*real, *feature_statistics(judge.features(pictures)))
+def feature_distances(pictures):
+    """(3.4) and the kernel distance between ``pictures`` and the training pictures, not resized for the features."""
+    features = judge.features(pictures)
+    return {"Fréchet": frechet_distance(*real_statistics, *feature_statistics(features)), "kernel": kernel_distance(real, features)}
 
 
-def quick_distance(process, steps=10, eta=1.0):
-    """Feature distance of a few samples, with the same noise for every process."""
-    return feature_distance(process.ddim_sample(settings["few"], steps, eta, seeded(5)))
+def quick_distances(process, steps=10, eta=1.0):
+    """Feature distances of a few samples, with the same noise for every process."""
+    return feature_distances(process.ddim_sample(settings["few"], steps, eta, seeded(5)))
 
 
 hundreds = range(100, 1001, 100)
-distances = {name: [quick_distance(kept[step][name]) for step in hundreds] for name in ("last", "averaged")}
-floor = feature_distance(held_out[: settings["few"]])
+distances = {name: [quick_distances(kept[step][name]) for step in hundreds] for name in ("last", "averaged")}
+floor = feature_distances(held_out[: settings["few"]])
 
-# %% alt="Feature distance against training steps from 100 to 1000. The line of the averaged weights falls smoothly; that of the last weights jumps up and down above it. A dotted line below both marks real pictures."
-figure, axes = plt.subplots(figsize=(6.5, 2.8))
-for (name, values), style in zip(distances.items(), ("s--", "o-"), strict=True):
-    axes.plot(hundreds, values, style, label=f"{name} weights")
-axes.axhline(floor, color="black", linestyle=":", label="held-out real pictures")
-axes.set(xlabel="step", ylabel=f"feature distance, n = {settings['few']}", ylim=(0, 1.3 * max(*distances["last"], *distances["averaged"])))
-axes.legend(loc="upper center", ncols=3)
+# %% alt="Fréchet distance, left, and kernel distance, right, of the features against training steps from 100 to 1000. In both the line of the averaged weights falls smoothly; that of the last weights jumps up and down above it. A dotted line below both marks real pictures."
+figure, panels = plt.subplots(1, 2, figsize=(8, 2.8))
+for axes, kind in zip(panels, floor, strict=True):
+    for (name, values), style in zip(distances.items(), ("s--", "o-"), strict=True):
+        axes.plot(hundreds, [value[kind] for value in values], style, label=f"{name} weights")
+    axes.axhline(floor[kind], color="black", linestyle=":", label="held-out real pictures")
+    axes.set(xlabel="step", ylabel=f"{kind} distance, n = {settings['few']}")
+panels[0].legend(fontsize="small")
 plt.show()
 
 # %%
-averaged, last = (torch.tensor(distances[name]) for name in ("averaged", "last"))
+averaged, last = (torch.tensor([value["Fréchet"] for value in distances[name]]) for name in ("averaged", "last"))
 check("3.4  average of the weights: distance after 1,000 steps over that after 100", averaged[9] / averaged[0], at_most=expect["curve"])
 check("2.4  averaged over last weights, steps 500 to 1,000", (averaged[4:].log() - last[4:].log()).mean().exp(), at_most=expect["averaged"])
 check("2.4  jumps of the curve from point to point, the same ratio", averaged[4:].log().diff().abs().mean() / last[4:].log().diff().abs().mean(), at_most=expect["averaged"])
@@ -584,6 +633,11 @@ check("2.4  jumps of the curve from point to point, the same ratio", averaged[4:
 # $$\operatorname{Var}(x_s \mid x_0) = (1-\bar\alpha_s-\sigma^2) + \sigma^2 = 1-\bar\alpha_s, \tag{4.2}$$
 #
 # whatever $\sigma$ is. **Exercise 4.1** (easy, 10 minutes, 2 points). At which times does one stop, with $S$ steps? **Exercise 4.2** (easy, 10 minutes, 2 points). Write $\sigma$.
+#
+# <details><summary>Hint 1 for 4.1</summary>Between which two numbers do S equal steps lead, and which of the stops does the model never see?</details>
+# <details><summary>Hint 2 for 4.1</summary>T·k/S for k from S down to 1, each rounded to a whole number: a fixed stride would miss where S does not divide T.</details>
+# <details><summary>Hint 1 for 4.2</summary>In (4.1) only two numbers of the schedule occur. At which places do they stand?</details>
+# <details><summary>Hint 2 for 4.2</summary>Index <code>schedule.alpha_bar</code> by t and by s, then write the two roots; η stands outside them.</details>
 
 # %%
 def ddim_times(T, steps):
@@ -625,7 +679,7 @@ x_T = randn(8, channels, side, side)
 check_close("4.1  ten steps, η = 0: the loop here = the package's", ddim_loop(diffusion, x_T, 10, 0.0, generator), diffusion.ddim_sample(x_T, 10), tolerance=1e-3)
 check_close("4.1  fifty steps, η = 1: algorithm 2, draw for draw", ddim_loop(diffusion, x_T, T, 1.0, seeded(6)), diffusion.p_sample_loop(x_T, seeded(6)), tolerance=5e-3)
 recalled = ddim_loop(memory, randn(100, channels, side, side), 10, 0.0, generator)
-check("3.3  the exact network in ten steps: median distance to a training picture", nearest(recalled, train)[0].median(), at_most=1e-2)
+check("3.3  the exact network in ten steps: median distance to a training picture", nearest(recalled, known)[0].median(), at_most=1e-2)
 
 # %% [markdown]
 # ### Five ways to get (4.1) wrong
@@ -673,19 +727,21 @@ print(f"σ from t = 30 to 20: {jump:.3f}; from 30 to 29: {one:.3f}")
 
 # %%
 counts = (2, 5, 10, 20, 50)
-table = {(count, eta): quick_distance(diffusion, count, eta) for count in counts for eta in (0.0, 1.0)}
+table = {(count, eta): quick_distances(diffusion, count, eta) for count in counts for eta in (0.0, 1.0)}
 for eta in (0.0, 1.0):
-    check(f"4.1  η = {eta:g}: feature distance with two steps over fifty", table[2, eta] / table[50, eta], at_least=expect["two to fifty"])
-    check(f"4.1  η = {eta:g}: ten steps over fifty", table[10, eta] / table[50, eta], at_most=expect["ten to fifty"])
+    two, ten, fifty = (table[count, eta]["Fréchet"] for count in (2, 10, 50))
+    check(f"4.1  η = {eta:g}: feature distance with two steps over fifty", two / fifty, at_least=expect["two to fifty"])
+    check(f"4.1  η = {eta:g}: ten steps over fifty", ten / fifty, at_most=expect["ten to fifty"])
 
-# %% alt="Feature distance against the number of steps, 2 to 50, step axis logarithmic. Both lines fall steeply from 2 to 10 steps and then little; the line for eta = 1 lies lower from 5 steps on. A dotted line below marks real pictures."
-figure, axes = plt.subplots(figsize=(6, 2.8))
-for eta, style, name in ((0.0, "o-", "η = 0, DDIM"), (1.0, "s--", "η = 1, at 50 steps algorithm 2")):
-    axes.semilogx(counts, [table[count, eta] for count in counts], style, label=name)
-axes.axhline(floor, color="black", linestyle=":", label="held-out real pictures")
-axes.set(xlabel="steps", ylabel=f"feature distance, n = {settings['few']}", xticks=counts, xticklabels=counts, ylim=(0, None))
-axes.minorticks_off()
-axes.legend()
+# %% alt="Fréchet distance, left, and kernel distance, right, against the number of steps, 2 to 50, step axis logarithmic. All lines fall steeply from 2 to 10 steps and then little; those for eta = 1 lie lower from 5 steps on. Dotted lines below mark real pictures."
+figure, panels = plt.subplots(1, 2, figsize=(8, 2.8))
+for axes, kind in zip(panels, floor, strict=True):
+    for eta, style, name in ((0.0, "o-", "η = 0, DDIM"), (1.0, "s--", "η = 1, at 50 steps algorithm 2")):
+        axes.semilogx(counts, [table[count, eta][kind] for count in counts], style, label=name)
+    axes.axhline(floor[kind], color="black", linestyle=":", label="held-out real pictures")
+    axes.set(xlabel="steps", ylabel=f"{kind} distance, n = {settings['few']}", xticks=counts, xticklabels=counts)
+    axes.minorticks_off()
+panels[0].legend(fontsize="small")
 plt.show()
 
 # %% alt="Four rows of twelve digits from the same noise, DDIM with 5, 10, 20 and 50 steps. Each column shows almost the same digit in all four rows."
@@ -727,7 +783,7 @@ figures.show_images([mosaic(x[:8], 4) for x in results.values()], list(results),
 plt.show()
 
 # %%
-unclamped_distance = {name: feature_distance(x.clamp(-1, 1)) for name, x in results.items()}
+unclamped_distance = {name: feature_distances(x.clamp(-1, 1))["Fréchet"] for name, x in results.items()}
 check("3.1  ten steps: feature distance without the clamp over with it", unclamped_distance["10 steps of DDIM, without"] / unclamped_distance["10 steps of DDIM, with"], at_least=expect["clamp"])
 check("3.1  fifty steps: the same ratio", unclamped_distance["50 steps, without clamp"] / unclamped_distance["50 steps, with clamp"], at_most=expect["clamp 50"])
 
@@ -785,8 +841,8 @@ check_fails("E3.21  the KL gives the L1 loss, so both have the same best answer"
 def weighted_median(values, weights):
     """values: (N, D), weights: (B, N). Returns (B, D): the value at which half of the weight is passed."""
     ordered, places = values.sort(0)
-    passed = weights[:, places].cumsum(1) >= 0.5                 # (B, N, D)
-    return ordered.gather(0, passed.int().argmax(1))
+    passed = [(row[places].cumsum(0) >= 0.5).int().argmax(0) for row in weights]   # a row at a time: N·D numbers are enough at once
+    return ordered.gather(0, torch.stack(passed))
 
 
 short, late = settings["short"], settings["late"]
@@ -828,18 +884,20 @@ plt.show()
 wasted = {name: int((schedule.snr < 0.05).sum()) for name, schedule in (("linear", linear), ("cosine", cosine))}
 check_equal("1.2  steps with a signal-to-noise ratio below 0.05, linear and cosine", (wasted["linear"], wasted["cosine"]), (24, 8))
 _, kept_linear = fit(new_process(linear), short, keep=[short])
-by_schedule = {"linear": quick_distance(kept_linear[short]["averaged"], T)}
+by_choice = {"L1, linear": quick_distances(kept_linear[short]["averaged"], T)}
 
 # %% [markdown]
 # With the linear schedule half of the steps are spent where hardly anything is left to be seen, in training as well as in sampling. Does it show after a short training? All three networks, after the same number of steps, with all 50 steps of algorithm 2:
 
 # %% tags=["nbval-ignore-output"]
-by_loss = {name: quick_distance(process, T) for name, process in learned.items()}
-print(f"feature distance after {short} steps of training, n = {settings['few']}; held-out real pictures: {floor:.2f}")
-print(f"   L1, cosine {by_loss['L1']:.2f};   L2, cosine {by_loss['L2']:.2f};   L1, linear {by_schedule['linear']:.2f}")
+by_choice |= {f"{name}, cosine": quick_distances(process, T) for name, process in learned.items()}
+print(f"feature distances after {short} steps of training, n = {settings['few']}, {side}×{side} pixels, not resized for the features")
+for name, found in (*by_choice.items(), ("held-out real pictures", floor)):
+    print(f"   {name}: Fréchet {found['Fréchet']:.2f}, kernel {found['kernel']:.3f}")
 
 # %%
-check("5  every one of the three: distance over that of real pictures", max(*by_loss.values(), by_schedule["linear"]) / floor, at_most=expect["distance"])
+furthest = max(found["Fréchet"] for found in by_choice.values())
+check("5  every one of the three: distance over that of real pictures", furthest / floor["Fréchet"], at_most=expect["distance"])
 
 
 # %% [markdown]
@@ -875,17 +933,17 @@ check("6  network: loss on held-out over seen pictures", mean["network", "held o
 check("6  memory: the same ratio", mean["memory", "held out"] / mean["memory", "seen"], at_least=expect["memory"])
 
 # %% [markdown]
-# At early times the memory is perfect on what it has seen and useless on anything else; the network does about the same on both. (In fast mode all four agree from $t \approx 30$ on: there the noise leaves no more to be known, and the network has found it.) Then the samples: how far is the nearest training picture, compared with how far it is from real pictures that were held out?
+# At early times the memory is perfect on what it has seen and useless on anything else; the network does about the same on both. (In fast mode all four agree from $t \approx 30$ on: there the noise leaves no more to be known, and the network has found it.) Then the samples: how far is the nearest training picture (of cats also their mirror images, which training has shown), compared with how far it is from real pictures that were held out?
 
 # %%
-near, which = nearest(samples, train)
-real_near, _ = nearest(held_out, train)
+near, which = nearest(samples, known)
+real_near, _ = nearest(held_out, known)
 check("6  samples: median distance to the nearest training picture, over that of held-out pictures", near.median() / real_near.median(), at_least=expect["near"])
 check("6  share of samples that are nearer than every held-out picture is", (near < real_near.min()).float().mean(), at_most=expect["copies"])
 
 # %% alt="Two panels of paired rows: on top samples, below each its nearest training digit. Left the twelve samples that are closest to a training picture: the pairs are alike but not the same. Right the twelve of which the classifier is least sure: broken digits or between two digits."
 closest, doubtful = near.argsort()[:12], sure.argsort()[:12]
-panels = [mosaic(torch.cat([samples[i], train[which[i]]]), 12) for i in (closest, doubtful)]
+panels = [mosaic(torch.cat([samples[i], known[which[i]]]), 12) for i in (closest, doubtful)]
 figures.show_images(panels, ["the samples nearest to a training picture (below each)", "the samples of which the classifier is least sure"], height=1.4)
 plt.show()
 
@@ -927,25 +985,53 @@ for name, run in cats.items():
     losses_by_100, every = run["loss_of_every_100_steps"], run["samples"]["DDPM, all steps"]
     print(f"{name}: {run['device']}, {run['minutes']:.0f} minutes in all; {run['parameters']:,} parameters")
     print(f"   loss, mean of the first hundred steps {losses_by_100[0]:.3f}, of the last {losses_by_100[-1]:.3f}")
+    print(f"   pictures: {run['resize']}")
     for sampler, found in run["samples"].items():
-        print(f"   {sampler}: feature distance {found['frechet']:.2f}, n = {found['n_generated']}, {run['seconds_for_16_samples'][sampler]:.1f} s for 16")
-    print(f"   the same of {every['n_floor']} real cats against the others: {every['floor_frechet']:.2f}")
+        print(f"   {sampler}: Fréchet {found['frechet']:.2f}, kernel {found['kernel']:.3f}, n = {found['n_generated']}, {run['seconds_for_16_samples'][sampler]:.1f} s for 16")
+    print(f"   {every['n_floor']} real cats against the others: Fréchet {every['floor_frechet']:.2f}, kernel {every['floor_kernel']:.4f}")
     if "nearest" in run:
         print(f"   nearest training cat, rms of the pixels: samples {run['nearest']['samples']:.3f}, cats never seen {run['nearest']['held_out']:.3f}")
 print("The handout's own times, on a T4: 5 to 10 minutes for 1,000 steps, 15 to 60 with the FID every 100, 1 to 3 hours for 10,000" if cats else "not run here")
 
-# %% alt="Left, the L1 loss of recorded runs on real cats over the training step, falling steeply and then slowly. Right, the feature distance of samples on the way, logarithmic, falling."
+# %% [markdown]
+# And on the way, with the averaged weights: the handout's curve, every 100 steps over 1,000.
+
+# %%
+for name, run in cats.items():
+    for row in (row for row in run["measured"] if "feature_frechet" in row):
+        n, real_cats = f"n = {row['n_generated']:.0f}", f"of {row['n_floor']:.0f} real cats {row['feature_floor_frechet']:.2f}, {row['feature_floor_kernel']:.4f}"
+        print(f"{name}, after {row['step']:.0f}: Fréchet {row['feature_frechet']:.2f}, kernel {row['feature_kernel']:.3f}, {n};  {real_cats}")
+if not cats:
+    print("not run here")
+
+# %% alt="Left, the L1 loss of recorded runs on real cats over the training step, falling steeply and then slowly. In the middle the Fréchet distance of samples on the way, logarithmic, and right their kernel distance, both falling; dotted lines far below mark real cats."
 if cats:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
+    figure, (left, *others) = plt.subplots(1, 3, figsize=(9, 2.8))
     for (name, run), style in zip(cats.items(), ("-", "--", "-.", ":") * 4, strict=False):
-        values = run["loss_of_every_100_steps"]
+        values, curve = run["loss_of_every_100_steps"], [row for row in run["measured"] if "feature_frechet" in row]
         left.plot([100 * i + 50 for i in range(len(values))], values, style, label=name)
-        curve = [(row["step"], row["feature_frechet"]) for row in run["measured"] if "feature_frechet" in row]
-        right.semilogy(*zip(*curve, strict=True), "o" + style, label=name) if curve else None
-    left.set(xlabel="step", ylabel="L1 loss, mean of 100 steps")
-    right.set(xlabel="step", ylabel="feature distance")
+        for axes, kind in zip(others, ("frechet", "kernel"), strict=True):
+            axes.semilogy([row["step"] for row in curve], [row[f"feature_{kind}"] for row in curve], "o" + style)
+    others[0].axhline(every["floor_frechet"], color="black", linestyle=":")   # the kernel distance of real cats is about 0
+    for axes, label in ((left, "L1 loss, mean of 100 steps"), (others[0], f"Fréchet distance, n = {every['n_generated']}"), (others[1], "kernel distance")):
+        axes.set(xlabel="step", ylabel=label)
     left.legend(fontsize="small")
     plt.show()
+
+# %% [markdown]
+# What the networks of these runs draw (generated pictures, all of them): 16 samples, and four times the way back at $t = 50, 38, 26, 13, 1$.
+
+# %% alt="For each recorded run two panels. Left sixteen small generated cat faces; right four rows in which, from left to right, such a face appears out of noise."
+def from_file(name):
+    """A generated picture beside the records, (3, H, W) in [0, 1], smoothly enlarged."""
+    picture = torch.from_numpy(plt.imread(data.sources.shipped("results") / name)).permute(2, 0, 1)
+    return F.interpolate(picture[None], scale_factor=3, mode="bicubic")[0].clamp(0, 1)
+
+
+for name, run in cats.items():
+    if "pictures" in run:
+        figures.show_images([from_file(run["pictures"][kind]) for kind in ("samples", "backward")], [f"{name}: samples", "the way back"], height=2.6)
+        plt.show()
 
 
 # %% [markdown]
@@ -971,16 +1057,18 @@ check("7  time of the block with 16 channels at 32×32 over that with 64 at 8×8
 
 # %%
 speed = data.results("ddpm_speed")
-for name, entry in speed.get("speed", {}).items():
-    if ", ours," not in name:
-        print(f"{name}: ours takes {entry['ratio']:.2f} of its time ({entry['cpu_ratio']:.2f} by processor time)")
-for name, entry in speed.get("profile", {}).items():
-    print(f"{name}, shares of a training step: " + ", ".join(f"{kind} {share:.0%}" for kind, share in entry["share"].items()))
-for name, entry in speed.get("loss", {}).items():
-    after = ", ".join(f"{loss:.3f} after {count}" for count, loss in entry["validation_loss"].items() if count in ("150", "500"))
-    print(f"{name}: {entry['parameters']:,} parameters, held-out loss {after} steps")
-for seed in range(3 if speed.get("loss") else 0):
-    ours, peer = (speed["loss"][f"{network}, seed {seed}"] for network in ("ours", "peer"))
+for name, entry in speed.items():
+    if name.startswith("speed, ") and ", ours," not in name:
+        print(f"{name.removeprefix('speed, ')}: ours takes {entry['ratio']:.2f} of its time ({entry['cpu_ratio']:.2f} by processor time)")
+for name, entry in speed.items():
+    if name.startswith("profile, "):
+        print(f"{name.removeprefix('profile, ')}, shares of a training step: " + ", ".join(f"{kind} {share:.0%}" for kind, share in entry["share"].items()))
+for name, entry in speed.items():
+    if name.startswith("loss, "):
+        after = ", ".join(f"{entry['validation_loss'][count]:.3f} after {count}" for count in ("150", "500"))
+        print(f"{name.removeprefix('loss, ')}: {entry['parameters']:,} parameters, held-out loss {after} steps")
+for seed in range(3 if speed else 0):
+    ours, peer = (speed[f"loss, {network}, seed {seed}"] for network in ("ours", "peer"))
     reached = 50 * math.ceil(10 * ours["cpu_seconds"] / peer["cpu_seconds"])   # the peer's steps in the time of our 500, rounded up to a recorded one
     lead = peer["validation_loss"][str(reached)] - ours["validation_loss"]["500"]
     check(f"7  seed {seed}: equal processor time, the peer's held-out loss (after {reached} steps) minus ours (after 500)", lead, at_least=0)
@@ -1011,7 +1099,7 @@ if not speed:
 #
 # * Both algorithms are ten lines. Test the sampler with a network that needs no training before blaming the one that you trained.
 # * The loss says little: it is mostly noise that nobody can predict. Measure samples.
-# * A Fréchet distance is a number about two samples and one set of features. State $n$, the features and the distance of real pictures from real ones, or do not state it.
+# * A Fréchet distance is a number about two samples and one set of features. State $n$, the features, the resize and the distance of real pictures from real ones, and the kernel distance beside it, or do not state it.
 # * Average the weights. It costs nothing and takes the spikes out.
 # * Ten steps often do. Without fresh noise ($\eta = 0$) the picture is a function of $x_T$. With few steps, clamp.
 # * The perfect network for the training set is a memory. Compare the nearest neighbours of samples with those of held-out pictures.

@@ -1,4 +1,4 @@
-"""AFHQ from files to tensors: what is cropped, what is refused, what is skipped, and the cache."""
+"""AFHQ from files to tensors: what is cropped, what is refused, what is skipped, the cache, and the scale of pixels."""
 
 import os
 import warnings
@@ -11,6 +11,7 @@ import torchvision.transforms.v2.functional as reference
 from PIL import Image
 
 from coursekit.data import AFHQ, DataError, cats
+from coursekit.data.pixels import to_pixels, to_signed
 
 SIZES = {"cat": [(40, 30), (25, 50)], "dog": [(32, 32)], "wild": [(64, 33), (20, 20), (21, 20)]}  # width, height
 
@@ -238,6 +239,20 @@ def test_the_cache_goes_by_content_name_and_size(root):
     (root / "cat" / "0.jpg").rename(root / "cat" / "2.jpg")
     renamed = AFHQ(root, "cat", 16)
     assert renamed.names == ["cat/1.jpg", "cat/2.jpg"] and torch.equal(renamed.images[0], first.images[1]) and not renamed.images[1].any()
+
+
+# --- the scale of pixels -------------------------------------------------------------------------------------------------------------
+
+
+def test_pixels_there_and_back():
+    pixels = torch.arange(256).to(torch.uint8).reshape(2, 2, 8, 8)
+    x = to_signed(pixels)
+    assert x.dtype == torch.float32 and torch.equal(to_pixels(x), pixels) and torch.equal(to_pixels(x.double()), pixels)
+    assert x.flatten()[[0, 51, 255]].tolist() == pytest.approx([-1, -0.6, 1], abs=1e-7)
+    assert to_pixels(torch.tensor([-1.5, -1.0, 0.0, 0.004, 0.1, 1.0, 1.02])).tolist() == [0, 0, 128, 128, 140, 255, 255]
+    for wrong in (pixels.float(), pixels.int()):
+        with pytest.raises(ValueError, match="pixels must be uint8, 0 … 255, got torch"):
+            to_signed(wrong)
 
 
 # --- the real data --------------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import io
 import warnings
-from itertools import pairwise
+from itertools import pairwise, product
 from urllib.error import URLError
 
 import cleanfid.fid
@@ -142,6 +142,18 @@ def test_rounding_is_no_fault_of_a_covariance():
     assert frechet_distance([0, 0], cov, [0, 0], torch.eye(2)) == pytest.approx(1, abs=1e-6)
     nearly = torch.tensor([[2.0, 1.0], [1.0 + 1e-7, 2.0]], dtype=F64)
     assert frechet_distance([0, 0], nearly, [0, 0], nearly) < 1e-6
+    x, y = spread(40, 60), spread(25, 60, 1)   # in float32 their covariances, of rank 39 and 24, have negative eigenvalues
+    coarse = [part.float() for part in (*feature_statistics(x), *feature_statistics(y))]
+    assert torch.linalg.eigvalsh(coarse[1].double())[0] < 0 and frechet_distance(*coarse) == pytest.approx(distance(x, y), rel=1e-3)
+
+
+def test_a_singular_covariance_is_cheap_and_needs_no_eigenvectors(monkeypatch):
+    monkeypatch.setattr(torch.linalg, "eigh", lambda _: pytest.fail("the eigenvectors of all features"))
+    sizes, eigvalsh = [], torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda m: (sizes.append(m.shape), eigvalsh(m))[1])
+    for n, m in ((40, 25), (25, 40), (300, 25), (300, 400)):
+        distance(spread(n, 100), spread(m, 100, 1))
+    assert sizes == [(24, 24), (24, 24), (24, 24), (100, 100)], "as many as the smaller one has images, less one"
 
 
 # --- the kernel distance --------------------------------------------------------------------------------------------------------------
@@ -164,6 +176,20 @@ def test_kernel_distance_of_many_is_that_of_all_pairs():
     k = [(a @ b.T / 4 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
     means = [(m.sum() - m.trace()) / (len(m) * (len(m) - 1)) for m in k[:2]]
     assert kernel_distance(x, y) == pytest.approx((means[0] + means[1] - 2 * k[2].mean()).item(), rel=1e-9)
+
+
+def test_kernel_distance_is_clean_fids_where_that_takes_all_features():
+    """Its subsets are drawn without repetition: subsets of all features are all features, in another order."""
+    x, y = spread(60, 9).numpy(), 1.2 * spread(60, 9, 1).numpy() + 0.3
+    assert kernel_distance(x, y) == pytest.approx(cleanfid.fid.kernel_distance(x, y, num_subsets=3, max_subset_size=60), rel=1e-10)
+
+
+def test_kernel_distance_has_the_right_mean_over_all_samples_there_are():
+    """Two laws on two points each, samples of two and three: summed over every outcome, and beside the discrepancy of the laws."""
+    a, b = torch.tensor([[0.0, 2], [1, 1]], dtype=F64), torch.tensor([[1.0, 3], [-2, 0]], dtype=F64)
+    means = [((u @ v.T / 2 + 1) ** 3).mean() for u, v in ((a, a), (b, b), (a, b))]
+    outcomes = [kernel_distance(a[list(i)], b[list(j)]) for i in product((0, 1), repeat=2) for j in product((0, 1), repeat=3)]
+    assert sum(outcomes) / len(outcomes) == pytest.approx((means[0] + means[1] - 2 * means[2]).item(), rel=1e-12)
 
 
 def test_kernel_distance_has_no_bias_at_any_size():
@@ -248,8 +274,10 @@ def test_every_image_comes_once_an_epoch(monkeypatch):
     seen, forward = [], FeatureNet.forward
     monkeypatch.setattr(FeatureNet, "forward", lambda net, x: (seen.append(x[:, 0, 0, 0]), forward(net, x))[1])
     images = (torch.arange(70) / 100).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
-    train_features(images, torch.arange(70) % 3, epochs=2, generator=seeded(), batch_size=32)
-    assert [len(batch) for batch in seen] == [32, 32, 6] * 2
+    for epochs in (1, 2):
+        seen.clear()
+        train_features(images, torch.arange(70) % 3, epochs=epochs, generator=seeded(), batch_size=32)
+        assert [len(batch) for batch in seen] == [32, 32, 6] * epochs
     for epoch in (torch.cat(seen[:3]), torch.cat(seen[3:])):
         assert torch.equal(epoch.sort().values, images[:, 0, 0, 0]) and not torch.equal(epoch, images[:, 0, 0, 0])
 

@@ -13,7 +13,7 @@ from torch.distributions import Normal
 
 from coursekit.checks import check_moments
 from coursekit.diffusion import Diffusion, GaussianMixture, NoiseSchedule, kernels
-from coursekit.diffusion.process import ddim_times, to_pixels, to_signed
+from coursekit.diffusion.process import ddim_times
 
 F64 = torch.float64
 COSINE = NoiseSchedule.cosine(50)
@@ -449,18 +449,7 @@ def test_predict_can_be_differentiated():
     assert x_t.grad.abs().sum() > 0
 
 
-# --- pixels, times and refusals --------------------------------------------------------------------------------------------------
-
-
-def test_pixels_there_and_back():
-    pixels = torch.arange(256).to(torch.uint8).reshape(2, 2, 8, 8)
-    x = to_signed(pixels)
-    assert x.dtype == torch.float32 and torch.equal(to_pixels(x), pixels) and torch.equal(to_pixels(x.double()), pixels)
-    assert x.flatten()[[0, 51, 255]].tolist() == pytest.approx([-1, -0.6, 1], abs=1e-7)
-    assert to_pixels(torch.tensor([-1.5, -1.0, 0.0, 0.004, 0.1, 1.0, 1.02])).tolist() == [0, 0, 128, 128, 140, 255, 255]
-    for wrong in (pixels.float(), pixels.int()):
-        with pytest.raises(ValueError, match="pixels must be uint8, 0 … 255, got torch"):
-            to_signed(wrong)
+# --- times and refusals --------------------------------------------------------------------------------------------------
 
 
 def test_ddim_times():

@@ -16,11 +16,12 @@ from test_train_restart import run, start
 from torch.optim.swa_utils import AveragedModel
 
 from coursekit.data import DataError, digits
+from coursekit.data.pixels import to_signed
 from coursekit.diffusion import NoiseSchedule, train
 from coursekit.diffusion.__main__ import main
 from coursekit.diffusion.batches import Draws, Pictures
 from coursekit.diffusion.pictures import png, stamps, strips
-from coursekit.diffusion.process import Diffusion, to_signed
+from coursekit.diffusion.process import Diffusion
 from coursekit.diffusion.results import History
 from coursekit.diffusion.settings import Settings, parse
 from coursekit.diffusion.unet import DenoisingUNet

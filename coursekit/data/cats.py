@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from coursekit.data.cache import Arrays, cached
 from coursekit.data.content import is_metadata
 from coursekit.data.decode import check_size, decode
+from coursekit.data.pixels import to_signed
 from coursekit.data.sources import DataError, fetch
 from coursekit.runtime import progress_bar
 
@@ -62,7 +63,7 @@ class AFHQ(Dataset[Tensor]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.images[index].float() / 127.5 - 1
+        return to_signed(self.images[index])
 
 
 def _files(folder: Path, data_class: str) -> list[str]:

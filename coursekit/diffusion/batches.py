@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from coursekit.data import AFHQ, digits
-from coursekit.diffusion.process import Diffusion, to_signed
+from coursekit.data.pixels import to_signed
+from coursekit.diffusion.process import Diffusion
 from coursekit.diffusion.settings import Settings
 
 
@@ -68,9 +69,11 @@ class Draws:
         return batch
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The generator and the rest of the round, as they were after the last batch handed out."""
         return self.state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from such a state; batches that were made ahead are thrown away."""
         while self.made:
             self.made.popleft().result()
         self.generator.set_state(state["generator"])

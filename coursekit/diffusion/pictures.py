@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from coursekit.diffusion.process import Diffusion, to_pixels
+from coursekit.data.pixels import to_pixels
+from coursekit.diffusion.process import Diffusion
 
 _SHARES = (0, 25, 50, 75, 99)   # per cent of T
 _SIDE, _GAP = 96, 4             # pixels: what smaller pictures are enlarged to, and the white between two

@@ -20,9 +20,10 @@ from torch import Generator, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from coursekit.data.pixels import to_signed
 from coursekit.diffusion.batches import Draws, Pictures
 from coursekit.diffusion.pictures import draw_strips, png, write_whole
-from coursekit.diffusion.process import Diffusion, to_signed
+from coursekit.diffusion.process import Diffusion
 from coursekit.diffusion.results import Clock, History, Row, Say, measure_of
 from coursekit.diffusion.schedule import NoiseSchedule
 from coursekit.diffusion.settings import ARCHITECTURE, Settings, SettingsError

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from coursekit.checks import CheckFailed, silent
+
+Verdict = Literal["right", "not right yet", "not attempted"]
 
 
 @dataclass(frozen=True)
@@ -22,25 +26,34 @@ class Exercise:
     verify: Callable[[Callable[..., Any]], None]
 
 
+def judge(exercise: Exercise, function: Callable[..., Any]) -> tuple[Verdict, str]:
+    """Try ``function`` as the answer, printing nothing, and say what came of it and what to look at, "" where nothing."""
+    try:
+        # One line an exercise, not one for each claim in it; and what is drawn here changes nothing that the notebook draws later.
+        with silent(), torch.random.fork_rng(devices=[]):
+            exercise.verify(function)
+    except NotImplementedError:
+        return "not attempted", ""
+    except CheckFailed as failure:
+        return "not right yet", str(failure)
+    except Exception as error:  # a reader's function may raise anything; it is reported, and the notebook goes on
+        return "not right yet", f"trying your function ended in {type(error).__name__}: {error}"
+    return "right", ""
+
+
 def check(exercises: Mapping[str, Exercise], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Try ``function`` as the answer to exercise ``name``, print one line, and return the function to go on with.
+    """Try ``function`` as the answer to exercise ``name``, print what came of it, and return the function to go on with.
 
     Raises ``ValueError`` for an unknown name, and nothing else: a wrong answer is reported, not raised.
     """
     if name not in exercises:
         raise ValueError(f"there is no exercise {name!r} here; there are {', '.join(exercises)}")
-    exercise = exercises[name]
-    try:
-        with silent():   # one line an exercise, not one for each claim in it; what the reader prints stays
-            exercise.verify(function)
-    except NotImplementedError:
-        print(f"– Exercise {name}: not attempted. The notebook goes on with the package's own function.")
-    except CheckFailed as failure:
-        print(f"✗ Exercise {name}: not right yet. The notebook goes on with the package's own function.\n{failure}")
-    except Exception as error:  # a reader's function may raise anything; it is reported, and the notebook goes on
-        message = f"trying your function ended in {type(error).__name__}: {error}"
-        print(f"✗ Exercise {name}: not right yet. The notebook goes on with the package's own function.\n{message}")
-    else:
+    verdict, message = judge(exercises[name], function)
+    if verdict == "right":
         print(f"✓ Exercise {name}: right.")
         return function
-    return exercise.reference
+    mark = "–" if verdict == "not attempted" else "✗"
+    print(f"{mark} Exercise {name}: {verdict}. The notebook goes on with the package's own function.")
+    if message:
+        print(message)
+    return exercises[name].reference

@@ -6,16 +6,14 @@
 
 Networks: ours (DenoisingUNet), peer (the Unet of denoising-diffusion-pytorch) and diffusers (UNet2DModel). The networks take turns, step
 by step, on the same images, times, noise and loss, so that a slow spell of the machine meets all of them: compare by ratio. Seconds are
-the clock's; CPU seconds, of all threads, say what the work costs where other programs run. Writes data/results/ddpm_speed.json.
+the clock's; CPU seconds, of all threads, say what the work costs where other programs run. Threads that wait sleep (OMP_WAIT_POLICY).
+Writes data/results/ddpm_speed.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,18 +24,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")   # or two threads on a busy
 
 import numpy as np
 import torch
-from measuring import bytes_touched, paired, peaks, shares
+from measuring import bytes_touched, keep, paired, peaks, processor, shares
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from coursekit.data.pixels import to_signed
 from coursekit.diffusion.process import Diffusion
 from coursekit.diffusion.schedule import NoiseSchedule
 from coursekit.diffusion.unet import DenoisingUNet
 from coursekit.measure import peak_bytes
 from coursekit.runtime import device
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE, BATCH, T, DIM, RATE, HELD_OUT = 32, 32, 50, 16, 1e-3, 500
 
 
@@ -124,7 +122,7 @@ def losses(folder: Path, names: list[str], seeds: list[int], steps: int) -> None
                     found[name][str(step)] = run.validation(images[-HELD_OUT:])
                     print(f"seed {seed}, {name:9} step {step:4}: loss {found[name][str(step)]:.4f}, {run.seconds:6.0f} s, "
                           f"{run.cpu_seconds:6.0f} CPU s", flush=True)   # fmt: skip
-                    record("loss", f"{name}, seed {seed}", {
+                    record(f"loss, {name}, seed {seed}", {
                         "images": len(images) - HELD_OUT, "held_out": HELD_OUT, "steps": step, "batch": BATCH,
                         "parameters": _count(run.diffusion), "seconds": run.seconds, "cpu_seconds": run.cpu_seconds,
                         "validation_loss": found[name]})   # fmt: skip
@@ -154,13 +152,14 @@ def speed(names: list[str], repeats: int) -> None:
                     calls[name]()
                 numbers |= {"flops": counter.get_total_flops(), "bytes": bytes_touched(calls[name])}
                 numbers["share_of_peak_flops"] = numbers["flops"] / numbers["seconds"] / flops
-                numbers["share_of_peak_bandwidth"] = numbers["bytes"] / numbers["seconds"] / moved
                 print(f"{'':39} {numbers['peak_bytes'] / 2**20:6.0f} MiB at once, {numbers['flops'] / 1e9:5.1f} GFLOP "
-                      f"({numbers['share_of_peak_flops']:.0%} of this machine's rate), {numbers['bytes'] / 1e9:5.2f} GB read and written "
-                      f"({numbers['share_of_peak_bandwidth']:.0%})", flush=True)   # fmt: skip
+                      f"({numbers['share_of_peak_flops']:.0%} of this machine's rate), {numbers['bytes'] / 1e9:.2f} GB asked")   # fmt: skip
+                if device().type == "cuda":   # a CPU's caches hold what a step touches: there it is no share of the memory's rate
+                    numbers["share_of_peak_bandwidth"] = numbers["bytes"] / numbers["seconds"] / moved
+                    print(f"{'':39} {numbers['share_of_peak_bandwidth']:.0%} of the rate of a copy, if no cache helped")
             if name in runs:
                 numbers["parameters"] = _count(runs[name].diffusion)
-            record("speed", f"{title}, {name}, {'cuda' if device().type == 'cuda' else f'{torch.get_num_threads()} threads'}", numbers)
+            record(f"speed, {title}, {name}, {'cuda' if device().type == 'cuda' else f'{torch.get_num_threads()} threads'}", numbers)
 
 
 def _pixels() -> Tensor:
@@ -194,7 +193,7 @@ def profiled(names: list[str]) -> None:
     for kind in columns[names[0]]:
         print(f"{kind:32}" + "".join(f"{columns[name][kind]:10.1%}" for name in names))
     for name in names:
-        record("profile", name, {"share": columns[name]})
+        record(f"profile, {name}", {"share": columns[name]})
 
 
 def _image(path: Path) -> Tensor:
@@ -204,42 +203,20 @@ def _image(path: Path) -> Tensor:
         width, height = (round(scale * side) for side in image.size)
         left, top = (width - SIZE) // 2, (height - SIZE) // 2
         small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + SIZE, top + SIZE))
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1) / 127.5 - 1
+    return to_signed(torch.from_numpy(np.array(small)).permute(2, 0, 1))
 
 
 def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def record(part: str, name: str, numbers: dict[str, Any]) -> None:
+def record(key: str, numbers: dict[str, Any]) -> None:
     """Put one entry into the record, with what is needed to repeat it."""
-    file = ROOT / "data" / "results" / "ddpm_speed.json"
     words = ["AFHQ/train/cat" if Path(word).is_dir() else word for word in sys.argv[1:]]
-    entry = {
-        "command": " ".join(["python tests/benchmarks/ddpm.py", *words]),
-        "commit": subprocess.check_output(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True).strip(),
-        "device": torch.cuda.get_device_name() if device().type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__, **numbers,
-    }   # fmt: skip
-    entries = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    entries.setdefault(part, {})[name] = _rounded(entry)
-    partial = file.with_suffix(f".{os.getpid()}.part")   # several runs may end at once: nobody reads half a file
-    partial.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n", "utf-8")
-    partial.replace(file)
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text("utf-8").splitlines() if file.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _rounded(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _rounded(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_rounded(item) for item in node]
-    return float(f"{node:.5g}") if isinstance(node, float) else node
+    keep("ddpm_speed", key, {
+        "command": " ".join(["python tests/benchmarks/ddpm.py", *words]), "device": processor(), "threads": torch.get_num_threads(),
+        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"], **numbers,
+    })   # fmt: skip
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
-"""What the benchmarks measure with: turns on the clock, bytes touched, the machine's own limits, and time by kind of operation."""
+"""What the benchmarks measure with: turns on the clock, bytes touched, the machine's own limits, time by kind of operation, a record."""
 
 from __future__ import annotations
 
+import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -14,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from coursekit.runtime import device
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "records"))
+from recording import keep as keep
 
 REST = "elementwise, sums, norms"
 KINDS = {
@@ -48,6 +54,15 @@ def paired(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, di
                        "cpu_seconds": median(cpu[name]), "cpu_ratio": cpu_ratio,
                        "ratio": median(ratios), "ratio_quartiles": quantiles(ratios, n=4, method="inclusive")}   # fmt: skip
     return found
+
+
+def processor() -> str:
+    """The GPU's name where there is one, else that of the CPU."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def peaks() -> tuple[float, float]:
