@@ -1210,6 +1210,7 @@ print(f"unscaled, T = 50: ᾱ_T = {unscaled.alpha_bar[-1]:.2f}, KL(q(x_T | x_0 =
 check_fails("E2.59  q(x_T | x_0) = N(0, 1), unscaled β", kl, 0.0)
 check("6.3  W1 of samples that start from N(0, 1) all the same", distance(sample_back(unscaled)), at_least=0.05)
 
+
 # %% [markdown]
 # The cosine schedule is $\alpha_t = f(t)/f(t-1)$, clipped at 0.001 from below, with
 #

@@ -402,6 +402,7 @@ def sample_loop(process, x, generator):
 
 sample_loop = exercises.check("3.2", sample_loop)
 
+
 # %% [markdown]
 # A test before any picture is looked at: with the same noise the loop must do what the package's does.
 
@@ -601,7 +602,7 @@ hundreds = range(100, 1001, 100)
 distances = {name: [quick_distances(kept[step][name]) for step in hundreds] for name in ("last", "averaged")}
 floor = feature_distances(held_out[: settings["few"]])
 
-# %% alt="Fréchet distance, left, and kernel distance, right, of the features against training steps from 100 to 1000. In both the line of the averaged weights falls smoothly; that of the last weights jumps up and down above it. A dotted line below both marks real pictures."
+# %% alt="Fr\u00e9chet distance, left, and kernel distance, right, of the features against training steps from 100 to 1000. In both the line of the averaged weights falls smoothly; that of the last weights jumps up and down above it. A dotted line below both marks real pictures."
 figure, panels = plt.subplots(1, 2, figsize=(8, 2.8))
 for axes, kind in zip(panels, floor, strict=True):
     for (name, values), style in zip(distances.items(), ("s--", "o-"), strict=True):
@@ -733,7 +734,7 @@ for eta in (0.0, 1.0):
     check(f"4.1  η = {eta:g}: feature distance with two steps over fifty", two / fifty, at_least=expect["two to fifty"])
     check(f"4.1  η = {eta:g}: ten steps over fifty", ten / fifty, at_most=expect["ten to fifty"])
 
-# %% alt="Fréchet distance, left, and kernel distance, right, against the number of steps, 2 to 50, step axis logarithmic. All lines fall steeply from 2 to 10 steps and then little; those for eta = 1 lie lower from 5 steps on. Dotted lines below mark real pictures."
+# %% alt="Fr\u00e9chet distance, left, and kernel distance, right, against the number of steps, 2 to 50, step axis logarithmic. All lines fall steeply from 2 to 10 steps and then little; those for eta = 1 lie lower from 5 steps on. Dotted lines below mark real pictures."
 figure, panels = plt.subplots(1, 2, figsize=(8, 2.8))
 for axes, kind in zip(panels, floor, strict=True):
     for eta, style, name in ((0.0, "o-", "η = 0, DDIM"), (1.0, "s--", "η = 1, at 50 steps algorithm 2")):
@@ -1004,7 +1005,7 @@ for name, run in cats.items():
 if not cats:
     print("not run here")
 
-# %% alt="Left, the L1 loss of recorded runs on real cats over the training step, falling steeply and then slowly. In the middle the Fréchet distance of samples on the way, logarithmic, and right their kernel distance, both falling; dotted lines far below mark real cats."
+# %% alt="Left, the L1 loss of recorded runs on real cats over the training step, falling steeply and then slowly. In the middle the Fr\u00e9chet distance of samples on the way, logarithmic, and right their kernel distance, both falling; dotted lines far below mark real cats."
 if cats:
     figure, (left, *others) = plt.subplots(1, 3, figsize=(9, 2.8))
     for (name, run), style in zip(cats.items(), ("-", "--", "-.", ":") * 4, strict=False):
@@ -1018,10 +1019,11 @@ if cats:
     left.legend(fontsize="small")
     plt.show()
 
+
 # %% [markdown]
 # What the networks of these runs draw (generated pictures, all of them): 16 samples, and four times the way back at $t = 50, 38, 26, 13, 1$.
 
-# %% alt="For each recorded run two panels. Left sixteen small generated cat faces; right four rows in which, from left to right, such a face appears out of noise."
+# %% alt="For each recorded run two panels. Left sixteen small generated pictures: after 1,000 steps soft patches of fur, eyes and ears that do not yet make a cat. Right four rows in which, from left to right, such a picture appears out of noise."
 def from_file(name):
     """A generated picture beside the records, (3, H, W) in [0, 1], smoothly enlarged."""
     picture = torch.from_numpy(plt.imread(data.sources.shipped("results") / name)).permute(2, 0, 1)

@@ -1,0 +1,62 @@
+"""python -m coursekit.student build | grade: hand notebooks out, and grade what comes back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import coursekit
+from coursekit.student import StudentError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. 0: all went well; 1: something has to be looked at, and was said on stderr."""
+    options = _parser().parse_args(arguments)
+    root = Path(coursekit.__file__).resolve().parents[1]
+    if not (root / "notebooks").is_dir():
+        print(f"{root} has no notebooks/: this needs a checkout. Clone the project, then: pip install -e \".[lab,test]\"", file=sys.stderr)
+        return 1
+    try:
+        from coursekit.student.build import build  # after the parser: these load Jupyter and torch, which --help need not wait for
+        from coursekit.student.grade import grade
+        from coursekit.workbook.notebooks import WorkbookError
+    except ImportError as error:
+        print(f"{error}. The notebooks' tools are missing; install them: pip install -e \".[lab,test]\"", file=sys.stderr)
+        return 1
+    try:
+        if options.command == "build":
+            for path in build(root, options.to, options.names, options.repo, options.force):
+                print(path)
+            return 0
+        return grade(root, options.submissions, options.to, options.seconds, options.memory)
+    except (StudentError, WorkbookError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m coursekit.student", description="Student notebooks: hand out, collect, grade.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="write student notebooks: the solutions go, the expected figures stay")
+    build.add_argument("names", nargs="*", metavar="NAME", help="01 or 01_patchwise_mlp; all notebooks if none is named")
+    build.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where to")
+    build.add_argument("--repo", default="", metavar="OWNER/NAME", help="the repository at whose top the files will lie, for Colab badges")
+    build.add_argument("--force", action="store_true", help="replace files in which somebody has worked")
+    grade = commands.add_parser("grade", help="try each answer in a process of its own, with limits, and write reports")
+    grade.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="an .ipynb, or a folder of them")
+    grade.add_argument("--to", type=Path, metavar="FOLDER", help="where reports go (default: beside each submission)")
+    grade.add_argument("--seconds", type=_positive, default=20.0, help="for each answer (default: 20)")
+    grade.add_argument("--memory", type=_positive, default=4.0, metavar="GIB", help="for each answer (default: 4)")
+    return parser
+
+
+def _positive(text: str) -> float:
+    number = float(text)   # argparse turns a ValueError into its own message
+    if not 0 < number < 1e5:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number below 100000")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

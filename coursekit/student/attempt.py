@@ -1,0 +1,229 @@
+"""python -m coursekit.student.attempt: try one answer, in a process of its own. Started by `fence`, with the job as JSON on stdin.
+
+What it says goes over the stdout that it was started with, each line behind a secret word: first each phase, then the verdict.
+The student's code gets empty standard streams. It may crash, hang or tamper; then no verdict comes, or the tampering is undone
+before each claim. All that holds against clumsiness and tricks, not against an attack: Python code can reach everything in its process.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import json
+import os
+import re
+import symtable
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import Any
+
+LONGEST = 4000   # characters of a message
+NO_MEMORY = ("MemoryError", "can't allocate memory", "Cannot allocate memory")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement at the top level of a cell, the names that it gives a value to, and those it needs."""
+
+    tree: ast.stmt
+    binds: frozenset[str]
+    needs: frozenset[str]
+
+
+def statements(source: str) -> list[Statement]:
+    """The statements of a cell; lines that only IPython understands count as pass. Raises SyntaxError."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        tree = ast.parse(re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.MULTILINE))
+    return [_statement(node) for node in tree.body]
+
+
+def _statement(node: ast.stmt) -> Statement:
+    top = symtable.symtable(ast.unparse(node), "cell", "exec")
+    binds = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
+    needs = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
+    tables = list(top.get_children())
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        needs |= {s.get_name() for s in table.get_symbols() if s.is_global()}
+        binds |= {s.get_name() for s in table.get_symbols() if s.is_declared_global() and s.is_assigned()}
+    # What is changed in place gets a value too: table.update(…), table[k] = …, table.x = …
+    changed = [part for part in ast.walk(node) if isinstance(getattr(part, "ctx", None), ast.Store)]
+    changed += [node.value.func] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else []
+    for place in changed:
+        owner = place
+        while isinstance(owner, ast.Attribute | ast.Subscript):
+            owner = owner.value
+        if isinstance(owner, ast.Name) and owner is not place:
+            binds.add(owner.id)
+    return Statement(node, frozenset(binds), frozenset(needs))
+
+
+def needed(candidates: Sequence[Statement], names: Iterable[str]) -> list[Statement]:
+    """Those of ``candidates`` on which ``names`` depend, directly or through others, in their order."""
+    wanted, kept = set(names), [False] * len(candidates)
+    while True:
+        fresh = [i for i, statement in enumerate(candidates) if not kept[i] and statement.binds & wanted]
+        if not fresh:
+            return [statement for i, statement in enumerate(candidates) if kept[i]]
+        for i in fresh:
+            kept[i] = True
+            wanted |= candidates[i].needs
+
+
+def run(statement: Statement, names: dict[str, Any]) -> None:
+    """Execute one statement in ``names``."""
+    exec(compile(ast.Module([statement.tree], []), "your cell", "exec", dont_inherit=True), names)
+
+
+def snapshot() -> Callable[[], None]:
+    """Remember what the checks stand on, and return a function that puts it back: modules, classes and the code of functions."""
+    import torch
+
+    rooms = {name: module for name, module in list(sys.modules.items()) if name.split(".")[0] == "coursekit"}
+    judges = [module for name, module in rooms.items() if name.startswith(("coursekit.exercises", "coursekit.checks"))]
+    used = {value for module in judges for value in vars(module).values() if isinstance(value, ModuleType)}
+    used |= {sys.modules[name] for name in ("__main__", "builtins", "os", "json", "torch", "torch.nn", "torch.nn.functional")}
+    modules: list[Any] = list({*rooms.values(), *used})
+    found = (value for module in modules for value in vars(module).values())
+    classes = {value for value in found if isinstance(value, type) and value.__module__.startswith("coursekit")}
+    saved = [(owner, dict(vars(owner))) for owner in (*modules, *classes, torch.Tensor, torch.nn.Module)]
+    codes = [(value, value.__code__) for _, names in saved for value in names.values() if isinstance(value, FunctionType)]
+    missing, get, change, remove = object(), vars, setattr, delattr
+
+    def restore() -> None:
+        for function, code in codes:
+            if function.__code__ is not code:
+                function.__code__ = code
+        for owner, names in saved:
+            now = get(owner)
+            for name, value in names.items():
+                if now.get(name, missing) is not value:
+                    change(owner, name, value)
+            if len(now) > len(names) and (isinstance(owner, type) or owner.__name__.startswith("coursekit")):   # torch may load parts late
+                for name in [name for name, value in now.items() if name not in names and not isinstance(value, ModuleType)]:
+                    remove(owner, name)
+
+    return restore
+
+
+def fence(memory: float, seconds: float) -> None:
+    """Allow this process ``memory`` GiB more than it has, and a share of processor time that outlives whoever started it by little."""
+    if not memory_is_limited():
+        return
+    import resource
+
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize() + int(memory * 2**30)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    spent = int(used.ru_utime + used.ru_stime + 10 * seconds + 600)
+    limits = {resource.RLIMIT_AS: size, resource.RLIMIT_CPU: spent, resource.RLIMIT_FSIZE: 2**28, resource.RLIMIT_CORE: 0}
+    for kind, limit in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
+
+
+def memory_is_limited() -> bool:
+    """Whether this system can say what a process has, and hold it to a limit."""
+    return sys.platform == "linux" and os.path.exists("/proc/self/statm")
+
+
+def define(own: Sequence[Statement], extras: Sequence[Statement], names: dict[str, Any]) -> str:
+    """Run the student's own statements and say what went wrong that may not matter: trials at the end of a cell define nothing."""
+    complaint = ""
+    for statement in (*extras, *own):
+        try:
+            run(statement, names)
+        except Exception as error:
+            complaint = complaint or f"{ast.unparse(statement.tree)[:80]} … ended in {type(error).__name__}: {error}"
+    return complaint
+
+
+def attempt(job: dict[str, Any], phase: Callable[[str], None]) -> tuple[str, str]:
+    """The verdict on one answer, and what to look at. ``job``: see ``fence.Job``."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for source in job["always"]:
+        exec(compile(source, "the notebook's first cells", "exec", dont_inherit=True), names)
+    table = names["exercises"].EXERCISES
+    names |= {name: table[number].reference for number, name in job["earlier"].items()}
+    exercise, judge = table[job["number"]], sys.modules["coursekit.exercises"].judge
+    context = [statement for source in job["before"] for statement in statements(source)]
+    restore = snapshot()
+    fence(job["memory"], job["seconds"])
+    phase("reading")
+    try:
+        own = [s for s in statements(job["answer"]) if isinstance(s.tree, ast.FunctionDef) or "exercises" not in s.needs | s.binds]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return "not right yet", f"your cell is not Python: {type(error).__name__}: {error}"
+    extras = _extras(job["extras"], {name for statement in context for name in statement.binds})
+    wanted = needed([*context, *extras], {name for statement in own for name in statement.needs})
+    phase("context")
+    for statement in wanted:
+        if statement in context:
+            run(statement, names)
+    phase("answer")
+    complaint = define(own, [s for s in wanted if s in extras], names)
+    restore()
+    if job["name"] not in names:
+        return "not right yet", complaint or f"your cell does not define {job['name']}"
+    function = names[job["name"]]
+
+    @functools.wraps(function, assigned=())   # checks look at the signature
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        finally:
+            restore()
+
+    verdict, message = judge(exercise, guarded if callable(function) else function)
+    if any(words in message for words in NO_MEMORY):
+        message = f"your function needs more than {job['memory']:g} GiB of memory.\n{message}"
+    return verdict, "\n".join(filter(None, [message, complaint if verdict != "right" else ""]))
+
+
+def _extras(cells: Sequence[tuple[str, bool]], known: set[str]) -> list[Statement]:
+    """What other cells of the student's define. A cell that was handed out and then edited may add names, but change none."""
+    found = []
+    for source, fresh in cells:
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):   # a cell that is not Python defines nothing
+            found += [s for s in statements(source) if "exercises" not in s.binds and (fresh or not s.binds & known)]
+    return found
+
+
+def main() -> None:
+    """Read the job, try the answer, and send the verdict."""
+    job = json.load(sys.stdin)
+    at = "start"
+    pipe, nowhere, word, send, encode = os.dup(1), os.open(os.devnull, os.O_RDWR), job.pop("word"), os.write, json.dumps
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    warnings.simplefilter("ignore")
+
+    def say(*words: str) -> None:
+        send(pipe, f"{word} {encode(words)}\n".encode())
+
+    def phase(name: str) -> None:
+        nonlocal at
+        at = name
+        if name == "answer":
+            os.dup2(nowhere, 2)   # until here, stderr tells the instructor what is wrong with the notebook or the installation
+        say(name)
+
+    try:
+        verdict, message = attempt(job, phase)
+    except BaseException as error:   # sys.exit, and whatever else no check expects
+        if at != "answer":
+            raise
+        verdict, message = "not right yet", f"your code ended the program, with {type(error).__name__}"
+    say("verdict", verdict, message[:LONGEST])
+
+
+if __name__ == "__main__":
+    main()
