@@ -22,7 +22,19 @@ def frame_is_pure(explorer: Explorer, **values: Any) -> None:
     picture, before = explorer.image.value, explorer.values
     other = explorer.frame(**values)
     assert other != picture and explorer.snapshot(**values).data == other == explorer.frame(**values)
+    nothing_is_cut_off(explorer)
     assert explorer.frame() == picture == explorer.image.value and explorer.values == before
+
+
+def nothing_is_cut_off(explorer: Explorer) -> None:
+    """Titles, labels and captions lie within the picture, as it was last drawn."""
+    figure = explorer._canvas.figure
+    texts = [*figure.texts, *(axes.title for axes in figure.axes)]
+    texts += [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axes.axison]
+    for text in filter(lambda text: text.get_visible() and text.get_text().strip(), texts):
+        left, low, right, high = text.get_window_extent().extents
+        inside = left >= 0 and low >= 0 and right <= figure.bbox.width and high <= figure.bbox.height
+        assert inside, f"{text.get_text()!r} lies at {(left, low, right, high)} in a picture of {figure.bbox.size}"
 
 
 def frame_redraws_nothing(explorer: Explorer, monkeypatch: pytest.MonkeyPatch, **values: Any) -> None:

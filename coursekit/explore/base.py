@@ -107,8 +107,8 @@ class Explorer(widgets.VBox):
                 raise ValueError(f"{name} must lie in {control.min} .. {control.max}, got {value!r}")
 
 
-def row_figure(height: float, width_ratios: list[float]) -> tuple[Figure, list[Axes], Text]:
-    """A figure 1100 px wide in the workbook's style, a row of axes, and a caption under them."""
-    figure = Figure(figsize=(11, height), dpi=100, layout=ConstrainedLayoutEngine(rect=(0, 0.1, 1, 0.9)))
+def row_figure(height: float, width_ratios: list[float], top: float = 1.0) -> tuple[Figure, list[Axes], Text]:
+    """A figure 1100 px wide in the workbook's style, a row of axes up to ``top`` of it, and a caption under them."""
+    figure = Figure(figsize=(11, height), dpi=100, layout=ConstrainedLayoutEngine(rect=(0, 0.1, 1, top - 0.1)))
     axes = figure.subplots(1, len(width_ratios), width_ratios=width_ratios)
     return figure, list(axes), figure.text(0.5, 0.03, "", ha="center", fontsize="large")

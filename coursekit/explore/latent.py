@@ -64,7 +64,7 @@ class LatentExplorer(Explorer):
             for k in self.dimensions
         }
         with matplotlib.rc_context(STYLE):
-            figure, (scatter, decoded, *row), self.caption = row_figure(3.4, [2.5, 1.8, *[1.2] * NEIGHBOURS])
+            figure, (scatter, decoded, *row), self.caption = row_figure(3.4, [2.5, 1.8, *[1.2] * NEIGHBOURS], top=0.97)
             self.caption.set_x(0.2)   # drawing text costs a tenth of a millisecond a letter, so what stays is kept out of it
             figure.text(0.71, 0.03, "rings and right: the nearest training images, by L2 distance of pixels", ha="center")
             self._draw_means(scatter, limit)
