@@ -13,7 +13,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.nbval_current_env = True
     config.option.nbval_cell_timeout = 900
     os.environ |= {"COURSEKIT_MODE": "fast", "COURSEKIT_QUIET": "1"}
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not take the cores of those that work
     os.environ.pop("MPLBACKEND", None)  # the kernel's default shows figures inline
 
 

@@ -163,7 +163,6 @@ def run(notebook: NotebookNode, path: Path) -> NotebookNode:
         resources={"metadata": {"path": str(path.parent)}}, extra_arguments=["--log-level=ERROR"],
     )  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}  # the kernel's default shows figures inline
-    environment.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not take the cores of those that work
     try:
         client.execute(env=environment | {"COURSEKIT_MODE": "fast", "COURSEKIT_QUIET": "1"}, cleanup_kc=True)
     except (CellControlSignal, DeadKernelError) as error:
