@@ -108,6 +108,8 @@ def _speed() -> list[str]:
     for key, entry in _record("unet_step").items():
         inverse = [1 / value for value in reversed(entry["quartiles"])]
         rows.append(_ratio(f"step of the 31 M U-Net, {key}", "plain float32", entry, 1 / entry["times_faster_than_plain"], inverse))
+    for entry in (entry for entry in _record("parts_speed").values() if "ratio" in entry):
+        rows.append(_ratio(entry["what"], entry["over"], entry, entry["ratio"], entry["ratio_quartiles"]))
     title = "Speed, taken in turns: our time over the other's, median (quartiles)"
     return _table(title, "what | over | ratio | n | machine, threads", rows)
 

@@ -1,0 +1,20 @@
+"""All benchmarks, one after the other, each with its own settings: for a machine that does nothing else.
+
+    python tests/benchmarks
+
+Each writes its entries into data/results; then the README's tables are made anew. The losses of ddpm.py need a data set: run it by hand.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+COMMANDS = (
+    "ddpm.py", "ddpm.py --profile", "frechet.py --threads 1", "frechet.py --threads 2", "unet_step.py", "parts.py", "../readme_page.py",
+)   # fmt: skip
+
+if __name__ == "__main__":
+    for command in COMMANDS:
+        print(f"== {command}", flush=True)
+        subprocess.run([sys.executable, *command.split()], cwd=HERE, check=True)
