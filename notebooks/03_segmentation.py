@@ -385,7 +385,7 @@ plt.show()
 # The dashed line is flat where the network is most wrong: no slope, nothing learned. In float32, on background, that begins at a logit of 17, where $1 - \sigma(z)$ rounds to 0:
 
 # %%
-z_32, background = torch.tensor([20.0]), torch.zeros(1)
+z_32, background = torch.tensor([[20.0]]), torch.zeros(1, 1)
 check_equal("3.2  float32: 1 − σ(z) is 0 at z = 16, at z = 17", (1 - torch.tensor([16.0, 17.0]).sigmoid() == 0).tolist(), [False, True])
 check_close("3.2  float32, logit 20 on background: 20", bce(z_32, background), 20.0)
 check_fails("E0.16  the same after a sigmoid", 20.0, F.binary_cross_entropy(z_32.sigmoid(), background))
@@ -512,7 +512,7 @@ check_close("3.4  its gradient is the sum of the two", whole, parts[0] + 0.7 * p
 # **Exercise 3.3** (easy, 10 minutes, 2 points). Write it, one value for each image.
 #
 # <details><summary>Hint 1</summary>A set of pixels is a tensor of true and false. Which operators are intersection and union?</details>
-# <details><summary>Hint 2</summary>Compare with the threshold, <code>flatten(1)</code>, combine by <code>&amp;</code> and <code>|</code>, count by <code>sum(1)</code>, and divide.</details>
+# <details><summary>Hint 2</summary>Compare with the threshold, take <code>masks.bool()</code>, <code>flatten(1)</code>, combine by <code>&amp;</code> and <code>|</code>, count by <code>sum(1)</code>, and divide.</details>
 # <details><summary>Hint 3</summary>Where the union is 0 the quotient is not defined: <code>torch.where(union == 0, 1.0, …)</code>.</details>
 
 # %%

@@ -204,7 +204,7 @@ WRONG = [
     ("1.1", mixed(lambda now, alpha: (now.sqrt(), 1 - now.sqrt())), "not 1 − √ᾱ_t"),
     ("1.1", mixed(lambda now, alpha: (now.sqrt(), -(1 - now).sqrt())), r"√ᾱ_t x_0 \+ √"),
     ("1.1", swapped_roots, "yours are swapped"),
-    ("1.1", unshaped, r"line 3 of your function ended in RuntimeError(.|\n)*schedule\.at does that"),
+    ("1.1", unshaped, r"line 3 of your function ended in RuntimeError(.|\n)*in the diffusion notebooks schedule\.at"),
     ("1.1", first_t, "the same t for all"),
     ("1.1", one_too_early, "indexed by t itself"),
     ("1.1", own_noise, "draw none of your own"),

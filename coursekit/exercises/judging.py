@@ -21,23 +21,31 @@ from coursekit.checks import CheckFailed, check_close, check_equal, check_true
 
 OURS = tuple(str(Path(str(file)).parent) for file in (coursekit.__file__, torch.__file__))
 ON_DEVICE = (
-    "all you make must be on the device of x: schedule.at(values, t, x) brings the numbers there, "
-    "torch.randn_like(x) draws there, torch.arange and torch.zeros need device="
+    "all you make must be on the device of x: torch.randn_like(x) draws there, torch.arange and torch.zeros need device=, "
+    "in the diffusion notebooks schedule.at(values, t, x) brings the numbers there"
 )
 IN_PLACE = "x += y, x[…] = y and methods that end in _ write into what was given, which the caller still needs: make a new tensor"
+ROUNDED = "right but for rounding: something became float32 on the way (keep x.dtype), or a small number was added"
 DEF_LINE = "leave the def line as it was handed out, with the same arguments in the same order"
 ADVICE = {   # in the error message: what helps
     r"[Mm]eta tensor|aten::": "stay on the device of x: .cpu(), .item(), .numpy() and if on a tensor's values leave it",
     r"same device|on device|meta device|device meta|different device|device type": ON_DEVICE,
+    r"bitwise_": "& and | want true and false: a comparison, or masks.bool()",
     r"dtype|scalar type|not implemented for '": "the check gives float64: make new tensors with dtype=x.dtype or torch.zeros_like(x)",
     r"must match the|shape mismatch|broadcast|cannot be multiplied|entries; the batch": (
-        "print the shapes; one number for each item of a batch, (B,), multiplies (B, C, H, W) as (B, 1, 1, 1): schedule.at does that"
+        "print the shapes; one number for each item of a batch, (B,), multiplies (B, C, H, W) as (B, 1, 1, 1): "
+        "x.reshape(-1, 1, 1, 1), in the diffusion notebooks schedule.at"
     ),
+    r"Dimension out of range|must be a 3D": "where the docstring has ... stands any number of axes: flatten(1), @, dim=-1",
     r"must lie in [01] … \d+, got": "times are counted from 1 to T: range(T, 0, -1) goes back from T to 1; ᾱ_0 needs lowest=0",
-    r"positional argument": DEF_LINE,
     r"'NoneType' object": "something is None: a function without return, or the .grad of what never said requires_grad_()",
     r"require grad": "call .requires_grad_() on the input before the network sees it",
 }
+
+
+def randn(*shape: int, seed: int = 1) -> Tensor:
+    """Standard normal numbers in float64, the same in every call."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def ask(claim: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -66,12 +74,15 @@ def recognise(
 ) -> None:
     """``check_close`` for an answer of any type, with the hint of the first mistake that ``found`` is, or else ``hint``.
 
-    Raises ``CheckFailed``.
+    A mistake that gives the right answer here, as a fixed 0.5 does where the threshold is 0.5, tells nothing. Raises ``CheckFailed``.
     """
     answer = numbers(claim, found)
-    same = [text for text, wrong in (mistakes or {}).items() if _alike(answer, torch.as_tensor(wrong))]
+    told = {text: torch.as_tensor(wrong) for text, wrong in (mistakes or {}).items()}
+    same = [text for text, wrong in told.items() if _alike(answer, wrong) and not _alike(right, wrong)]
     if same:
         hint = same[0]
+    elif _alike(answer, right):
+        hint = ROUNDED
     elif answer.isnan().any() and not right.isnan().any():
         hint += "\n  NaN comes of 0/0, of ∞ − ∞, and of the root or logarithm of a negative number"
     check_equal(f"{claim}: device of the result", answer.device.type, right.device.type, hint=ON_DEVICE)
@@ -166,4 +177,4 @@ def _kind(value: Any) -> str:
 
 
 def _alike(found: Tensor, wrong: Tensor) -> bool:
-    return found.shape == wrong.shape and torch.allclose(found.double().cpu(), wrong.double(), atol=1e-7, equal_nan=True)
+    return found.shape == wrong.shape and torch.allclose(found.cpu().double(), wrong.double(), atol=1e-7, equal_nan=True)

@@ -12,17 +12,13 @@ from torch import Tensor, nn
 
 from coursekit import exercises
 from coursekit.checks import CheckFailed, check_equal, check_true
-from coursekit.exercises.judging import ask, compare, recognise, several
+from coursekit.exercises.judging import ask, compare, randn, recognise, several
 from coursekit.patchwise import PatchwiseMLP, as_convnet, extract_patches, linear_as_convolution, receptive_field
-
-
-def _images(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 def _verify_patches(function: Callable[..., Any]) -> None:
     for shape, k in (((2, 1, 5, 8), 2), ((1, 1, 3, 3), 3), ((3, 2, 7, 4), 3), ((1, 3, 4, 6), 1)):
-        x = _images(*shape)
+        x = randn(*shape)
         right, across = extract_patches(x, k), extract_patches(x.mT, k)
         rows, columns = shape[2] - k + 1, shape[3] - k + 1
         square = right.unflatten(2, (shape[1], k, k))
@@ -44,7 +40,7 @@ def _verify_patches(function: Callable[..., Any]) -> None:
 
 def _verify_linear(function: Callable[..., Any]) -> None:
     for channels, k, width in ((1, 3, 4), (3, 2, 5), (2, 1, 3)):
-        layer, x = nn.Linear(channels * k * k, width).double(), _images(2, channels, 6, 9)
+        layer, x = nn.Linear(channels * k * k, width).double(), randn(2, channels, 6, 9)
         convolution = ask(f"{channels} channels, k={k}", function, layer, channels, k)
         check_true("an nn.Conv2d", isinstance(convolution, nn.Conv2d), hint=f"return an nn.Conv2d; this is {type(convolution).__name__}")
         check_equal("type of the weight", convolution.weight.dtype, layer.weight.dtype, hint="give Conv2d the layer's dtype")
@@ -88,7 +84,7 @@ def _wrong_nets(mlp: PatchwiseMLP, x: Tensor) -> dict[str, Tensor]:
 
 def _verify_convnet(function: Callable[..., Any]) -> None:
     for k, channels in ((3, (1, 4)), (3, (2, 5, 3)), (2, (3, 4, 4, 4, 2))):
-        mlp, x = PatchwiseMLP(k, channels, nn.Tanh).double(), _images(2, channels[0], 5, 8)
+        mlp, x = PatchwiseMLP(k, channels, nn.Tanh).double(), randn(2, channels[0], 5, 8)
         claim, layers = f"k={k}, {len(channels) - 1} layers", len(channels) - 1
         net = ask(claim, function, mlp)
         check_true("an nn.Sequential", isinstance(net, nn.Sequential), hint=f"return an nn.Sequential; this is {type(net).__name__}")

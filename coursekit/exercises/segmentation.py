@@ -17,11 +17,13 @@ from coursekit import exercises
 from coursekit.checks import check_close, check_equal, check_true
 from coursekit.data import Batches, Pairs, split
 from coursekit.data.pairs import Pair
-from coursekit.exercises.judging import ask, compare, elsewhere, numbers, several
+from coursekit.exercises.judging import ask, compare, elsewhere, numbers, randn, several
 from coursekit.segmentation import bce_dice_loss, dice, dice_loss, iou
 from coursekit.segmentation.vit import unpatch
 
 F64 = torch.float64
+ONE_CLASS = "a softmax over one class is 1 everywhere: one class takes a sigmoid"
+BOTH_EMPTY = "both empty is 0/0: two masks that agree, so count it 1 (torch.where, not a smoothing)"
 
 
 def _pairs(count: int) -> Pairs:
@@ -85,9 +87,10 @@ def _verify_loader(function: Callable[..., Any]) -> None:
     part = split(_pairs(50))[0]
     own = _grey([(part[i][0][None], part[i][1][None]) for i in range(len(part))])
     batches = _load(function, part, False)[0]
-    shapes = [(tuple(images.shape), tuple(masks.shape)) for images, masks in batches]
-    expected = [((size, 3, 4, 4), (size, 1, 4, 4)) for size in (8, 8, 8, 6)]
-    check_equal("shapes of the batches", shapes, expected, hint="images (B, 3, S, S) and masks (B, 1, S, S), the last batch smaller")
+    hint = "images (B, 3, S, S) and masks (B, 1, S, S), the last batch smaller"
+    shapes = {(tuple(images.shape[1:]), tuple(masks.shape[1:])) for images, masks in batches}
+    check_equal("shapes of an image and its mask", shapes, {((3, 4, 4), (1, 4, 4))}, hint=hint)
+    check_equal("sizes of the batches", [len(images) for images, _ in batches], [8, 8, 8, 6], hint=hint)
     hint = "the part's pairs, not the whole data set's; shuffle=shuffle"
     check_equal("without shuffling: the part's own order", _grey(batches), own, hint=hint)
     masks = torch.cat([masks for _, masks in batches]).flatten(1)[:, 0]
@@ -102,10 +105,8 @@ def _verify_loader(function: Callable[..., Any]) -> None:
 
 def _masks_and_logits() -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, logits and masks: awkward shapes, a small polyp beside a large one, an empty mask found empty, sure and wrong."""
-    generator = torch.Generator().manual_seed(1)
     for shape in ((3, 1, 4, 9), (1, 1, 5, 7), (2, 12)):
-        logits = 3 * torch.randn(*shape, dtype=F64, generator=generator)
-        yield f"shape {shape}", logits, torch.rand(*shape, dtype=F64, generator=generator).gt(0.6).to(F64)
+        yield f"shape {shape}", 3 * randn(*shape), randn(*shape, seed=2).gt(0.25).to(F64)
     masks = torch.zeros(2, 1, 6, 8, dtype=F64)
     masks[0, 0, :5], masks[1, 0, 2, 3] = 1, 1
     logits = torch.full_like(masks, -9)
@@ -116,7 +117,7 @@ def _masks_and_logits() -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _bce(logits: Tensor, masks: Tensor) -> Tensor:
-    return bce_dice_loss(logits, masks, 0.0)
+    return bce_dice_loss(logits.reshape(1, -1), masks.reshape(1, -1), 0.0)   # the mean over all there is, in any shape
 
 
 def _verify_bce(function: Callable[..., Any]) -> None:
@@ -133,7 +134,7 @@ def _verify_bce(function: Callable[..., Any]) -> None:
             "z y is missing: max(z, 0) − z y + …": F.softplus(z).mean(),
             "masks and logits are exchanged": F.binary_cross_entropy_with_logits(y, z),
             "the masks say which pixels are polyp: y is taken away from 1 here": F.binary_cross_entropy_with_logits(z, 1 - y),
-            "a softmax over one class is 1 everywhere: one class takes a sigmoid": torch.zeros((), dtype=F64),
+            ONE_CLASS: torch.zeros((), dtype=F64),
             "logarithms to the base e, not 2": terms.mean() / math.log(2),
         }
         hint = "the mean over all pixels of max(z, 0) − z y + log(1 + exp(−|z|)); z are logits, so no sigmoid stands before it"
@@ -151,7 +152,7 @@ def _wrong_dice(logits: Tensor, masks: Tensor, s: float) -> dict[str, Tensor]:
     return {
         "no sigmoid: the logits become probabilities first": loss(z).mean(),
         "one sigmoid: yours has two": loss(p.sigmoid()).mean(),
-        "a softmax over one class is 1 everywhere: one class takes a sigmoid": loss(torch.ones_like(p)).mean(),
+        ONE_CLASS: loss(torch.ones_like(p)).mean(),
         "no threshold in a loss: where it is flat there is no gradient": loss((p >= 0.5).to(p)).mean(),
         "one ratio for each image, then their mean: summed over the batch, a large polyp hides a missed small one":
             dice_loss(logits.reshape(1, -1), masks.reshape(1, -1), s),
@@ -182,7 +183,7 @@ def _verify_iou(function: Callable[..., Any]) -> None:
         for threshold in (0.5, 0.3):
             hint = "|P∩Y|/|P∪Y| with P the pixels of p ≥ threshold: threshold first, then count; one value for each image, (B,)"
             if "empty" in name:
-                hint = "both empty is 0/0: two masks that agree, so count it 1 (torch.where, not a smoothing)"
+                hint = BOTH_EMPTY
             _check_iou(f"{name}, threshold {threshold:g}", function, p, masks, threshold, hint)
     p, y = torch.tensor([[0.25, 0.5, 0.75]], dtype=F64), torch.tensor([[0.0, 1.0, 1.0]], dtype=F64)
     _check_iou("a pixel right at the threshold", function, p, y, 0.5, "p ≥ threshold, not >")
@@ -193,10 +194,9 @@ def _check_iou(name: str, function: Callable[..., Any], probabilities: Tensor, m
     right, p, y = iou(probabilities, masks, threshold), probabilities.flatten(1), masks.flatten(1)
     chosen = (p >= threshold).to(p)
     overlap, both = (chosen * y).sum(1), (chosen + y - chosen * y).sum(1)
-    empty = "both empty is 0/0: two masks that agree, so count it 1 (torch.where, not a smoothing)"
     mistakes = {
-        empty: overlap / both,
-        empty + "; not 0": (overlap / both).nan_to_num(),
+        BOTH_EMPTY: overlap / both,
+        BOTH_EMPTY + "; not 0": (overlap / both).nan_to_num(),
         "threshold first, then count: sums of probabilities are no IoU": (p * y).sum(1) / (p + y - p * y).sum(1),
         "p ≥ threshold, not >": iou((probabilities > threshold).to(p), masks),
         "the threshold is an argument: p ≥ threshold, not 0.5": iou(probabilities, masks),
@@ -213,9 +213,8 @@ def _check_iou(name: str, function: Callable[..., Any], probabilities: Tensor, m
 
 
 def _verify_unpatch(function: Callable[..., Any]) -> None:
-    generator = torch.Generator().manual_seed(1)
     for channels, patch, rows, columns in ((1, 2, 3, 3), (3, 4, 2, 5), (2, 3, 4, 1)):
-        x = torch.randn(2, channels, rows * patch, columns * patch, dtype=F64, generator=generator)
+        x = randn(2, channels, rows * patch, columns * patch)
         tokens = F.unfold(x, patch, stride=patch).transpose(1, 2)
         pixels = tokens.unflatten(2, (channels, patch, patch)).unflatten(1, (rows, columns))
         last = tokens.unflatten(2, (patch, patch, channels)).unflatten(1, (rows, columns)).movedim(5, 3)
@@ -237,10 +236,9 @@ def _verify_unpatch(function: Callable[..., Any]) -> None:
 
 
 def _verify_attention(function: Callable[..., Any]) -> None:
-    generator = torch.Generator().manual_seed(1)
     for shape, length, width in (((2, 3), 7, 4), ((1,), 1, 4), ((5,), 6, 16)):
-        q, k = 3 * torch.randn(2, *shape, length, width, dtype=F64, generator=generator)
-        v = torch.randn(*shape, length, width + 1, dtype=F64, generator=generator)
+        q, k = 3 * randn(2, *shape, length, width)
+        v = randn(*shape, length, width + 1, seed=2)
         scores = q @ k.mT
         scaled = scores / width**0.5
         mistakes = {

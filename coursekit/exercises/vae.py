@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coursekit import exercises
-from coursekit.checks import check_true
-from coursekit.exercises.judging import ask, compare, numbers, recognise, several, steady
+from coursekit.checks import CheckFailed, check_true
+from coursekit.exercises.judging import ON_DEVICE, ask, compare, elsewhere, numbers, randn, recognise, several, steady
 from coursekit.vae import LinearVAE, gaussian_kl, gaussian_log_likelihood, importance_bound, reparameterize
 
 
@@ -27,13 +27,9 @@ def elbo_terms(x: Tensor, x_hat: Tensor, mean: Tensor, log_var: Tensor, variance
     return -gaussian_log_likelihood(x_hat, x, variance).mean(), gaussian_kl(mean, log_var).mean()
 
 
-def _randn(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def _verify_batch_kl(function: Callable[..., Any]) -> None:
     for B, outcomes in ((5, 7), (2, 3)):
-        p, q = _randn(B, outcomes).softmax(1), _randn(B, outcomes, seed=2).softmax(1)
+        p, q = randn(B, outcomes).softmax(1), randn(B, outcomes, seed=2).softmax(1)
         terms = p * (p / q).log()
         mistakes = {
             "reduction='batchmean' divides by the batch only; 'mean' divides by the outcomes too, and is no KL": terms.mean(),
@@ -77,14 +73,14 @@ def _wrong_kl(mean: Tensor, log_var: Tensor) -> dict[str, Tensor]:
 
 def _verify_gaussian_kl(function: Callable[..., Any]) -> None:
     for B, k in ((5, 3), (1, 1), (4, 1)):
-        mean, log_var = _randn(B, k), _randn(B, k, seed=2)
+        mean, log_var = randn(B, k), randn(B, k, seed=2)
         hint = "½ Σ (μ² + e^log_var − log_var − 1): log_var is log σ², the sum is over the last axis, and there is one answer an item"
         compare(f"shape ({B}, {k})", function, (mean, log_var), gaussian_kl(mean, log_var), hint, _wrong_kl(mean, log_var))
 
 
 def _verify_reparameterize(function: Callable[..., Any]) -> None:
     for shape in ((5, 3), (1, 1), (2, 3, 4)):
-        mean, log_var, noise = (_randn(*shape, seed=seed) for seed in (1, 2, 3))
+        mean, log_var, noise = (randn(*shape, seed=seed) for seed in (1, 2, 3))
         mistakes = {
             "e^log_var is σ², the variance; σ, the standard deviation, is e^(log_var/2)": mean + log_var.exp() * noise,
             "log_var is not σ, the standard deviation, but log σ²: e^(log_var/2)": mean + log_var * noise,
@@ -102,7 +98,7 @@ def _verify_reparameterize(function: Callable[..., Any]) -> None:
 
 def _verify_elbo_terms(function: Callable[..., Any]) -> None:
     for shape, variance in (((3, 5), 0.3), ((2, 1, 4, 4), 1.7)):
-        x, x_hat, mean, log_var = (_randn(*s, seed=seed) for seed, s in enumerate((shape, shape, (shape[0], 2), (shape[0], 2))))
+        x, x_hat, mean, log_var = (randn(*s, seed=seed) for seed, s in enumerate((shape, shape, (shape[0], 2), (shape[0], 2))))
         result = ask(f"shape {shape}", function, x, x_hat, mean, log_var, variance)
         found = several(f"shape {shape}", result, 2, "return both terms: the reconstruction, then the KL")
         (right, right_kl), D = elbo_terms(x, x_hat, mean, log_var, variance), x[0].numel()
@@ -129,8 +125,18 @@ def _verify_elbo_terms(function: Callable[..., Any]) -> None:
         recognise(f"KL, {shape}", found[1], right_kl, hint, wrong)
 
 
+class _Anywhere(LinearVAE):
+    """A model that looks at no values, so that it can be asked on the meta device."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encoder(x), self.log_var.expand(len(x), -1)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        return -(x - self.decoder(z)).square().sum(1)
+
+
 def _verify_importance_bound(function: Callable[..., Any]) -> None:
-    x = _randn(200, 6) @ _randn(6, 6, seed=2)
+    x = randn(200, 6) @ randn(6, 6, seed=2)
     model = LinearVAE(6, 2).double().fit_pca_(x)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -156,6 +162,11 @@ def _verify_importance_bound(function: Callable[..., Any]) -> None:
         fresh = "z is drawn afresh in every call, from q(z|x): yours is always the same"
         check_true("another q, two calls", not torch.equal(*few), hint=fresh)
         compare("another q, K = 4000, near log p(x)", function, (model, x[:4], 4000), truth, hint, tolerance=0.1)
+    try:
+        elsewhere(function, _Anywhere(6, 2).double().to("meta"), x[:4].to("meta"), 3)
+    except CheckFailed as failure:   # only a mix of devices counts: torch.distributions looks at values, which meta has none of
+        if ON_DEVICE in str(failure):
+            raise
 
 
 EXERCISES = {

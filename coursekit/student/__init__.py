@@ -8,11 +8,25 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 
 class StudentError(Exception):
     """Something has to be put right by hand before notebooks can be built or graded; the message says what and where."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder``, and those above it. Raises StudentError where that cannot be, or nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        raise StudentError(f"{folder} cannot be a folder: {file} is a file; name another") from error
+    except OSError as error:
+        raise StudentError(f"nothing can be written to {folder}: {error.strerror}; name another") from error
 
 
 def write(path: Path, text: str) -> None:

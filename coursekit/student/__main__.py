@@ -8,11 +8,14 @@ from pathlib import Path
 
 import coursekit
 from coursekit.student import StudentError
+from coursekit.student.fence import MEMORY, SECONDS
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. 0: all went well; 1: something has to be looked at, and was said on stderr."""
     options = _parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")   # file names may hold what the terminal cannot show, or no text at all
     root = Path(coursekit.__file__).resolve().parents[1]
     if not (root / "notebooks").is_dir():
         print(f"{root} has no notebooks/: this needs a checkout. Clone the project, then: pip install -e \".[lab,test]\"", file=sys.stderr)
@@ -46,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     grade = commands.add_parser("grade", help="try each answer in a process of its own, with limits, and write reports")
     grade.add_argument("submissions", nargs="+", type=Path, metavar="SUBMISSION", help="an .ipynb, or a folder of them")
     grade.add_argument("--to", type=Path, metavar="FOLDER", help="where reports go (default: beside each submission)")
-    grade.add_argument("--seconds", type=_positive, default=20.0, help="for each answer (default: 20)")
-    grade.add_argument("--memory", type=_positive, default=4.0, metavar="GIB", help="for each answer (default: 4)")
+    grade.add_argument("--seconds", type=_positive, default=SECONDS, help=f"for each answer (default: {SECONDS:g})")
+    grade.add_argument("--memory", type=_positive, default=MEMORY, metavar="GIB", help=f"for each answer (default: {MEMORY:g})")
     return parser
 
 

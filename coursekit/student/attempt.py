@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
 import functools
 import json
 import os
 import re
+import signal
 import symtable
 import sys
 import warnings
@@ -20,6 +22,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
+
+from IPython.core.inputtransformer2 import TransformerManager
 
 LONGEST = 4000   # characters of a message
 NO_MEMORY = ("MemoryError", "can't allocate memory", "Cannot allocate memory")
@@ -35,11 +39,12 @@ class Statement:
 
 
 def statements(source: str) -> list[Statement]:
-    """The statements of a cell; lines that only IPython understands count as pass. Raises SyntaxError."""
+    """The statements of a cell, as Jupyter would read it; a first line such as %%time counts for nothing. Raises SyntaxError."""
     try:
-        tree = ast.parse(source)
+        tree = ast.parse(source, "your cell")
     except SyntaxError:
-        tree = ast.parse(re.sub(r"^([ \t]*)[%!].*$", r"\1pass", source, flags=re.MULTILINE))
+        python = TransformerManager().transform_cell(re.sub(r"\A\s*%%.*", "#", source))
+        tree = ast.parse(python, "your cell")
     return [_statement(node) for node in tree.body]
 
 
@@ -53,6 +58,8 @@ def _statement(node: ast.stmt) -> Statement:
         tables += table.get_children()
         needs |= {s.get_name() for s in table.get_symbols() if s.is_global()}
         binds |= {s.get_name() for s in table.get_symbols() if s.is_declared_global() and s.is_assigned()}
+    if any(isinstance(part, ast.ImportFrom) and part.names[0].name == "*" for part in ast.walk(node)):
+        binds.add("*")   # any name
     # What is changed in place gets a value too: table.update(…), table[k] = …, table.x = …
     changed = [part for part in ast.walk(node) if isinstance(getattr(part, "ctx", None), ast.Store)]
     changed += [node.value.func] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else []
@@ -66,8 +73,8 @@ def _statement(node: ast.stmt) -> Statement:
 
 
 def needed(candidates: Sequence[Statement], names: Iterable[str]) -> list[Statement]:
-    """Those of ``candidates`` on which ``names`` depend, directly or through others, in their order."""
-    wanted, kept = set(names), [False] * len(candidates)
+    """Those of ``candidates`` on which ``names`` depend, directly or through others, in their order; and every star import."""
+    wanted, kept = {"*", *names}, [False] * len(candidates)
     while True:
         fresh = [i for i, statement in enumerate(candidates) if not kept[i] and statement.binds & wanted]
         if not fresh:
@@ -135,6 +142,13 @@ def memory_is_limited() -> bool:
     return sys.platform == "linux" and os.path.exists("/proc/self/statm")
 
 
+class Shell:
+    """What get_ipython() gives to the student's cells: whatever a magic or a shell command asks of it, it does nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., list[str]]:
+        return lambda *_, **__: []
+
+
 def define(own: Sequence[Statement], extras: Sequence[Statement], names: dict[str, Any]) -> str:
     """Run the student's own statements and say what went wrong that may not matter: trials at the end of a cell define nothing."""
     complaint = ""
@@ -148,7 +162,7 @@ def define(own: Sequence[Statement], extras: Sequence[Statement], names: dict[st
 
 def attempt(job: dict[str, Any], phase: Callable[[str], None]) -> tuple[str, str]:
     """The verdict on one answer, and what to look at. ``job``: see ``fence.Job``."""
-    names: dict[str, Any] = {"__name__": "__main__"}
+    names: dict[str, Any] = {"__name__": "__main__", "get_ipython": Shell}
     for source in job["always"]:
         exec(compile(source, "the notebook's first cells", "exec", dont_inherit=True), names)
     table = names["exercises"].EXERCISES
@@ -159,10 +173,10 @@ def attempt(job: dict[str, Any], phase: Callable[[str], None]) -> tuple[str, str
     fence(job["memory"], job["seconds"])
     phase("reading")
     try:
-        own = [s for s in statements(job["answer"]) if isinstance(s.tree, ast.FunctionDef) or "exercises" not in s.needs | s.binds]
+        own = [s for s in statements(job["answer"]) if _is_no_check(s)]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return "not right yet", f"your cell is not Python: {type(error).__name__}: {error}"
-    extras = _extras(job["extras"], {name for statement in context for name in statement.binds})
+    extras = _extras(job, _names(context))
     wanted = needed([*context, *extras], {name for statement in own for name in statement.needs})
     phase("context")
     for statement in wanted:
@@ -172,8 +186,12 @@ def attempt(job: dict[str, Any], phase: Callable[[str], None]) -> tuple[str, str
     complaint = define(own, [s for s in wanted if s in extras], names)
     restore()
     if job["name"] not in names:
-        return "not right yet", complaint or f"your cell does not define {job['name']}"
+        indented = re.search(rf"^[ \t]+(async[ \t]+)?def[ \t]+{job['name']}\b", job["answer"], re.MULTILINE)
+        hint = "; write its def line at the left margin, under no if, try, class or other def" if indented else ""
+        return "not right yet", "\n".join(filter(None, [f"your cell does not define {job['name']}{hint}", complaint]))
     function = names[job["name"]]
+    if function is exercise.reference:
+        return "not right yet", "this is the package's own function, not yours"
 
     @functools.wraps(function, assigned=())   # checks look at the signature
     def guarded(*arguments: Any, **options: Any) -> Any:
@@ -188,17 +206,44 @@ def attempt(job: dict[str, Any], phase: Callable[[str], None]) -> tuple[str, str
     return verdict, "\n".join(filter(None, [message, complaint if verdict != "right" else ""]))
 
 
-def _extras(cells: Sequence[tuple[str, bool]], known: set[str]) -> list[Statement]:
-    """What other cells of the student's define. A cell that was handed out and then edited may add names, but change none."""
-    found = []
-    for source, fresh in cells:
-        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):   # a cell that is not Python defines nothing
-            found += [s for s in statements(source) if "exercises" not in s.binds and (fresh or not s.binds & known)]
-    return found
+def _names(found: Iterable[Statement]) -> set[str]:
+    return {name for statement in found for name in statement.binds}
+
+
+def _is_no_check(statement: Statement) -> bool:
+    return isinstance(statement.tree, ast.FunctionDef) or "exercises" not in statement.needs | statement.binds
+
+
+def _extras(job: dict[str, Any], known: set[str]) -> list[Statement]:
+    """What the student's other cells define, star imports first, so that they replace nothing. No exercise's function is among it.
+
+    A cell that was handed out and then edited may add names, but change none of ``known``, those of the notebook; a cell below
+    the answer may add what nothing above it defines.
+    """
+    functions = {job["name"], *job["earlier"].values()}
+
+    def defined(cells: Sequence[tuple[str, bool]], taken: set[str]) -> list[Statement]:
+        found: list[Statement] = []
+        for source, new in cells:
+            refused = taken | functions | (set() if new else known)
+            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):   # a cell that is not Python defines nothing
+                found += [s for s in statements(source) if _is_no_check(s) and not s.binds & refused]
+        return found
+
+    above = defined(job["above"], set())
+    below = defined(job["below"], (known | _names(above)) - {"*"})
+    return sorted([*above, *below], key=lambda s: "*" not in s.binds)
+
+
+def end_with_the_grader() -> None:
+    """Let Linux kill this process when the thread that started it is gone, so that a killed grader leaves none behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)   # PR_SET_PDEATHSIG
 
 
 def main() -> None:
     """Read the job, try the answer, and send the verdict."""
+    end_with_the_grader()
     job = json.load(sys.stdin)
     at = "start"
     pipe, nowhere, word, send, encode = os.dup(1), os.open(os.devnull, os.O_RDWR), job.pop("word"), os.write, json.dumps

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import nbformat
 from nbformat import NotebookNode
 
-from coursekit.student import StudentError, write
+from coursekit.student import StudentError, make_folder, write
 from coursekit.workbook.notebooks import METADATA, code_cells, in_step, notebook_text, sources
 from coursekit.workbook.publish import BADGE, NAME, published, setup_cell
 
@@ -56,8 +56,7 @@ def student_notebook(path: Path) -> tuple[NotebookNode, list[Task]]:
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = None
-    _, tag = published(path.parents[1])
-    notebook.metadata = nbformat.from_dict(METADATA | {"coursekit": {"notebook": path.stem, "version": tag.removeprefix("v")}})
+    notebook.metadata = nbformat.from_dict(METADATA | {"coursekit": {"notebook": path.stem}})
     return notebook, tasks
 
 
@@ -114,10 +113,7 @@ def build(root: Path, folder: Path, names: Iterable[str] = (), repository: str =
         if target.exists() and not force and not _as_built(target):
             raise StudentError(f"{target} is not as it was built: somebody has worked in it. Move it, or replace it with --force")
         texts[target] = _text(_linked(student_notebook(source)[0], source, root, folder, repository))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StudentError(f"{folder} cannot be a folder: {error.filename or folder} is a file; name another") from error
+    make_folder(folder)
     for target, text in texts.items():
         write(target, text)
     return list(texts)

@@ -20,6 +20,8 @@ from typing import IO, Any
 import coursekit
 
 START = 300.0   # seconds for imports and for what the notebook itself computes: a busy machine can be slow
+SECONDS = 20.0  # for an answer, unless told otherwise
+MEMORY = 4.0    # GiB, likewise
 BROKEN = "could not be tried"   # the verdict where the fault is not the student's
 
 
@@ -29,7 +31,8 @@ class Job:
 
     ``always``: the notebook's first cells, executed whole. ``before``: its other cells above the exercise; of these, only the
     statements that the answer needs are. ``earlier``: number → name of the exercises above, which the package's own functions
-    stand in for. ``extras``: other cells of the student's, and whether they are the student's own. ``seconds``, ``memory`` (GiB).
+    stand in for. ``above``, ``below``: the student's other cells above and below the answer, and whether they are new, that is,
+    not handed out and then edited. ``seconds``, ``memory`` (GiB).
     """
 
     number: str
@@ -38,9 +41,10 @@ class Job:
     always: list[str]
     before: list[str]
     earlier: dict[str, str]
-    extras: list[tuple[str, bool]]
-    seconds: float = 20.0
-    memory: float = 4.0
+    above: list[tuple[str, bool]]
+    below: list[tuple[str, bool]]
+    seconds: float = SECONDS
+    memory: float = MEMORY
 
 
 class Fence:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,17 +14,19 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from coursekit.student import StudentError, report
+from coursekit.student import StudentError, make_folder, report
 from coursekit.student.attempt import memory_is_limited
 from coursekit.student.build import Task, student_notebook
-from coursekit.student.fence import BROKEN, Fence, Job
+from coursekit.student.fence import BROKEN, MEMORY, SECONDS, Fence, Job
 from coursekit.workbook.notebooks import code_cells, sources
 
 LARGEST = 64 * 2**20   # bytes of a submission; those that we hand out have 2
 LONGEST = 200_000      # characters of a cell that is read
 AT_ONCE = 2            # attempts
 MISSING = "no cell with this function was found. Take it from the notebook as it was handed out."
-Submit = Callable[[Job], Future[tuple[str, str]]]
+RENAMED = "your cell no longer defines {}. Give the function this name again."
+Verdict = tuple[str, str]   # and the message for the student
+Submit = Callable[[Job], Future[Verdict]]
 
 
 class Unreadable(Exception):
@@ -74,8 +78,8 @@ def read(path: Path) -> Submission:
     for number, cell in enumerate(map(_mapping, content["cells"])):
         if cell.get("cell_type") == "code":
             cell_id = str(cell.get("id") or _mapping(cell.get("metadata")).get("id") or "")   # Colab moves it into the metadata
-            source = cell.get("source", "")
-            source = "".join(map(str, source)) if isinstance(source, list) else str(source)
+            source = cell.get("source") or ""
+            source = ("".join(map(str, source)) if isinstance(source, list) else str(source)).replace("\r\n", "\n")
             submission.cells[cell_id if cell_id and cell_id not in submission.cells else f"cell {number}"] = source[:LONGEST]
     return submission
 
@@ -103,33 +107,38 @@ def by_name(path: Path, originals: dict[str, Original]) -> Original | None:
 
 
 def find(task: Task, cells: dict[str, str]) -> str | None:
-    """The student's cell for an exercise: the one with its id, if that still defines the function, else the first that does."""
-    source = cells.get(task.stub.id, "")
-    assigned = re.search(rf"^{task.name}\b[^=\n(]*=(?!=)(?! *exercises\b)", source, re.MULTILINE)
-    found = [i for i, source in cells.items() if re.search(rf"^[ \t]*(async )?def {task.name}\b", source, re.MULTILINE)]
-    return task.stub.id if assigned or task.stub.id in found else next(iter(found), None)
+    """The student's cell for an exercise, among those that define its function, at the margin if any does: one that is not as it was
+    handed out if there is one; of these the one with the exercise's id, else the first."""
+    definition = rf"^([ \t]*)(?:(?:async[ \t]+)?def[ \t]+{task.name}\b|{task.name}[ \t]*=[ \t]*lambda\b)"
+    found = {i: min(map(len, m)) for i, source in cells.items() if (m := re.findall(definition, source, re.MULTILINE))}
+    own, stub = task.stub.id, task.stub.source.strip()
+    if re.search(rf"^{task.name}\b[^=\n(]*=(?!=)(?! *exercises\b)", cells.get(own, ""), re.MULTILINE):
+        found[own] = 0
+    return min(found, key=lambda i: (found[i] > 0, cells[i].strip() == stub, i != own), default=None)
 
 
-def prepare(original: Original, submission: Submission, seconds: float, memory: float) -> dict[str, Job | str]:
+def prepare(original: Original, submission: Submission, seconds: float, memory: float) -> dict[str, Job | Verdict]:
     """Exercise → what is to be run, or the verdict where nothing has to be."""
-    answers = {task.number: find(task, submission.cells) for task in original.tasks}
     handed_out = {cell.id: cell.source.strip() for cell in original.cells}
-    known, taken = set(handed_out.values()), set(answers.values())
-    extras = [(s, i not in handed_out) for i, s in submission.cells.items() if i not in taken and s.strip() not in known]
-    found: dict[str, Job | str] = {}
+    cells, known = submission.cells, set(handed_out.values())
+    written = [(source, i not in handed_out) for i, source in cells.items()]
+    found: dict[str, Job | Verdict] = {}
     earlier: dict[str, str] = {}
     for task in original.tasks:
-        above = original.cells[: original.cells.index(task.stub)]
-        always = [cell.source for cell in above if _is_first(cell)]
-        before = [cell.source for cell in above if not _is_first(cell) and not cell.id.startswith("exercise-")]
-        answer = answers[task.number]
-        source = "" if answer is None else submission.cells[answer]
+        answer = find(task, cells)
         if answer is None:
-            found[task.number] = "missing"
-        elif source.strip() == task.stub.source.strip():
-            found[task.number] = "not attempted"
+            found[task.number] = "missing", RENAMED.format(task.name) if task.stub.id in cells else MISSING
+        elif cells[answer].strip() == task.stub.source.strip():
+            found[task.number] = "not attempted", ""
         else:
-            found[task.number] = Job(task.number, task.name, source, always, before, dict(earlier), extras, seconds, memory)
+            first = original.cells[: original.cells.index(task.stub)]
+            always = [cell.source for cell in first if _is_first(cell)]
+            before = [cell.source for cell in first if not _is_first(cell) and not cell.id.startswith("exercise-")]
+            at = list(cells).index(answer)
+            above, below = ([cell for cell in part if cell[0].strip() not in known] for part in (written[:at], written[at + 1 :]))
+            found[task.number] = Job(
+                task.number, task.name, cells[answer], always, before, dict(earlier), above, below, seconds, memory
+            )  # fmt: skip
         earlier[task.number] = task.name
     return found
 
@@ -141,15 +150,15 @@ def _is_first(cell: NotebookNode) -> bool:
 
 @dataclass
 class Begun:
-    """A submission under way: ``problem`` is what is wrong with the whole; exercise → verdict, or the attempt that will give it."""
+    """A submission under way: ``problem`` is what is wrong with the whole; exercise → what was found, or the attempt that will say."""
 
     path: Path
     original: Original | None
     problem: str = ""
-    verdicts: dict[str, str | Future[tuple[str, str]]] = field(default_factory=dict)
+    verdicts: dict[str, Verdict | Future[Verdict]] = field(default_factory=dict)
 
 
-def grade(root: Path, paths: Sequence[Path], to: Path | None = None, seconds: float = 20.0, memory: float = 4.0) -> int:
+def grade(root: Path, paths: Sequence[Path], to: Path | None = None, seconds: float = SECONDS, memory: float = MEMORY) -> int:
     """Grade all submissions among ``paths`` (files, and folders of .ipynb), write their reports, and return the exit status.
 
     Reports go to ``to``, or beside each submission; for more than one submission a table of all is written too.
@@ -157,24 +166,41 @@ def grade(root: Path, paths: Sequence[Path], to: Path | None = None, seconds: fl
     built = {path.stem: student_notebook(path) for path in sources(root)}
     originals = {name: Original(name, tasks, code_cells(notebook)) for name, (notebook, tasks) in built.items()}
     files = _files(paths)
-    targets, fence = report.targets(files, to), Fence()
+    if to:
+        make_folder(to)
+    top = os.path.commonpath([os.path.abspath(path if path.is_dir() else path.parent) for path in paths])
+    targets, fence = report.targets(files, to, Path(top)), Fence()
     limits = {"seconds": seconds, "memory_gib": memory if memory_is_limited() else None}
-    entries = []
+    entries, unwritten = [], 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
             for begun in [_begin(path, originals, seconds, memory, lambda job: pool.submit(fence.attempt, job)) for path in files]:
-                entries.append(_entry(begun) | {"limits": limits})
-                report.write_report(entries[-1], targets[begun.path])
-                print(f"{begun.path}: {report.score(entries[-1])}", flush=True)
+                entry = _entry(begun) | {"limits": limits, "report": str(report.named(targets[begun.path], "md"))}
+                entries.append(entry)
+                print(f"{begun.path}: {report.score(entry)}", flush=True)
+                unwritten += _failed(report.write_report, entry, targets[begun.path])
         except BaseException:   # Ctrl-C above all: nothing of a student's may go on running
             pool.shutdown(wait=False, cancel_futures=True)
             fence.end()
             raise
     if len(files) > 1:
         table = (to or (paths[0] if paths[0].is_dir() else paths[0].parent)) / "grades.csv"
-        report.write_table(entries, [task.id for original in originals.values() for task in original.tasks], table)
-        print(f"All of them: {table}")
-    return int(any(entry["problem"] or BROKEN in [e["verdict"] for e in entry["exercises"]] for entry in entries))
+        ids = [task.id for original in originals.values() for task in original.tasks]
+        if _failed(report.write_table, entries, ids, table):
+            unwritten += 1
+        else:
+            print(f"All of them: {table}")
+    return int(unwritten > 0 or any(e["problem"] or BROKEN in [x["verdict"] for x in e["exercises"]] for e in entries))
+
+
+def _failed(write: Callable[..., None], *arguments: Any) -> bool:
+    """Write, or say on stderr what could not be written: that is no reason to lose the others."""
+    try:
+        write(*arguments)
+    except OSError as error:
+        print(f"{error.filename2 or error.filename}: cannot be written: {error.strerror}", file=sys.stderr)
+        return True
+    return False
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
@@ -203,15 +229,15 @@ def _begin(path: Path, originals: dict[str, Original], seconds: float, memory: f
     except Unreadable as error:
         return Begun(path, by_name(path, originals), problem=str(error))
     prepared = prepare(original, submission, seconds, memory)
-    return Begun(path, original, verdicts={n: job if isinstance(job, str) else submit(job) for n, job in prepared.items()})
+    return Begun(path, original, verdicts={n: submit(job) if isinstance(job, Job) else job for n, job in prepared.items()})
 
 
 def _entry(begun: Begun) -> dict[str, Any]:
     """What the report says, when all attempts have ended."""
     original, exercises = begun.original, []
     for task in original.tasks if original else []:
-        found = begun.verdicts.get(task.number, "not read")
-        verdict, message = (found, MISSING if found == "missing" else "") if isinstance(found, str) else found.result()
+        found = begun.verdicts.get(task.number, ("not read", ""))
+        verdict, message = found if isinstance(found, tuple) else found.result()
         worth = {"points": task.points if verdict == "right" else 0, "possible": task.points}
         exercises.append({"id": task.id, "function": task.name, **worth, "verdict": verdict, "message": message})
     return {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,29 @@ from coursekit.student import write
 Entry = dict[str, Any]
 
 
-def targets(files: Sequence[Path], to: Path | None) -> dict[Path, Path]:
-    """Submission → its report's path, less ".report.md". Where names meet, each begins with its folder's; numbers tell the rest apart."""
-    bases = {file: (to or file.parent) / file.stem for file in files}
-    crowded = to and max(Counter(map(_same, bases.values())).values()) > 1
+def targets(files: Sequence[Path], to: Path | None, top: Path) -> dict[Path, Path]:
+    """Submission → its report's path, less ".report.md": beside it, or in ``to``, named by the way from ``top`` to it: anna-hw1-01_….
+
+    Where two names still meet, numbers tell them apart.
+    """
     found: dict[Path, Path] = {}
     taken: set[str] = set()
-    for file, base in bases.items():
-        base = base.with_name(f"{file.resolve().parent.name}-{base.name}") if crowded else base
-        name, number = base, 1
-        while _same(name) in taken:
+    for file in files:
+        stem = file.stem.strip(".") or "submission"   # a file may be called "..ipynb"
+        folders = Path(os.path.abspath(file)).relative_to(top).parent.parts
+        name = base = to / "-".join([*folders, stem]) if to else file.parent / stem
+        number = 1
+        while (same := str(name.resolve()).casefold()) in taken:   # two names that differ in case only are one file on some systems
             number += 1
             name = base.with_name(f"{base.name}-{number}")
-        taken.add(_same(name))
+        taken.add(same)
         found[file] = name
     return found
 
 
-def _same(path: Path) -> str:
-    return str(path.resolve()).casefold()   # two names that differ in case only are one file on some systems
+def named(base: Path, kind: str) -> Path:
+    """The path of a report, of which ``base`` is what comes before ".report.md"."""
+    return base.with_name(f"{base.name}.report.{kind}")
 
 
 def score(entry: Entry) -> str:
@@ -44,15 +48,15 @@ def score(entry: Entry) -> str:
 
 
 def write_report(entry: Entry, base: Path) -> None:
-    """Write base.report.md and base.report.json; folders are made."""
-    base.parent.mkdir(parents=True, exist_ok=True)
-    write(base.with_name(base.name + ".report.json"), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
-    write(base.with_name(base.name + ".report.md"), markdown(entry))
+    """Write base.report.md and base.report.json."""
+    write(named(base, "json"), json.dumps(entry, indent=1, ensure_ascii=False) + "\n")
+    write(named(base, "md"), markdown(entry))
 
 
 def markdown(entry: Entry) -> str:
     """The report that the student reads: a table, and below it what to look at, exactly as the notebook's check would print it."""
-    lines = [f"# {entry['notebook'] or 'A notebook that was not recognised'}: {score(entry)}", ""]
+    whose = re.sub(r"[`\s]+", " ", entry["submission"])   # a file name may hold anything
+    lines = [f"# `{whose}`, {entry['notebook'] or 'a notebook that was not recognised'}: {score(entry)}", ""]
     if entry["exercises"]:
         lines += ["| exercise | function | points | found |", "|---|---|---|---|"]
     for e in entry["exercises"]:
@@ -68,14 +72,14 @@ def markdown(entry: Entry) -> str:
 
 
 def write_table(entries: Sequence[Entry], ids: Sequence[str], path: Path) -> None:
-    """One row a submission: its file, its notebook, the points of each exercise, empty where it is another notebook's, and in all."""
+    """One row a submission: its file, notebook and report, the points of each exercise, empty where it is another's, and in all."""
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     used = [i for i in ids if any(e["id"] == i for entry in entries for e in entry["exercises"])]
-    rows.writerow(["submission", "notebook", *used, "points", "possible", "problem"])
+    rows.writerow(["submission", "notebook", "report", *used, "points", "possible", "problem"])
     for entry in entries:
         each = {e["id"]: e["points"] for e in entry["exercises"]}
-        cells = [entry["submission"], entry["notebook"], *map(each.get, used), entry["points"], entry["possible"], entry["problem"]]
+        first = [entry["submission"], entry["notebook"], entry["report"]]
+        cells = [*first, *map(each.get, used), entry["points"], entry["possible"], entry["problem"]]
         rows.writerow([f"'{cell}" if str(cell).startswith(("=", "+", "-", "@")) else cell for cell in cells])   # no formula of a student's
-    path.parent.mkdir(parents=True, exist_ok=True)
     write(path, table.getvalue())
