@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import random
 import re
 import shutil
 import subprocess
@@ -15,6 +18,7 @@ import pytest
 import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from coursekit.workbook import notebooks, pages
 from coursekit.workbook.notebooks import WorkbookError, code_cells, read_source, source_text, sources
@@ -271,6 +275,22 @@ def test_execute_refuses_errors_and_warnings(tiny: Path, source: str, complaint:
         executed(tiny, "print(1)", source)
     stored = nbformat.read(tiny.with_suffix(".ipynb"), as_version=4)
     assert all(not cell.outputs for cell in code_cells(stored))
+
+
+def test_pictures_are_kept_small() -> None:
+    """A chart gets a palette and looks the same; a picture of many colours, or one that is compact already, stays as it is."""
+    drawn = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(drawn).line([(0, 0), (299, 150)], "navy", 3)
+    noise = Image.frombytes("RGB", (60, 60), random.Random(0).randbytes(60 * 60 * 3))
+    for picture, kept in ((drawn, False), (noise, True), (drawn.convert("RGBA"), False), (Image.new("RGBA", (9, 9)), True)):
+        file = io.BytesIO()
+        picture.save(file, "png")
+        before = base64.b64encode(file.getvalue()).decode()
+        after = notebooks.compact(before)
+        assert (after == before) is kept and notebooks.compact(after) == after
+        seen = Image.open(io.BytesIO(base64.b64decode(after)))
+        difference = ImageChops.difference(seen.convert("RGB"), picture.convert("RGB"))
+        assert max(ImageStat.Stat(difference).rms) <= 2 and seen.mode == (picture.mode if kept else "P")
 
 
 # HTML
