@@ -1,6 +1,6 @@
 """coursekit: deep learning for vision, in notebooks whose every claim is a check that runs.
 
-Floor 0: ``runtime``, ``checks``, ``measure``, ``figures``. Floor 1: ``data``, ``training``. Floor 2: ``patchwise``, ``diffusion``,
-``segmentation``, ``vae``, ``fid``. Floor 3: ``explore``, ``exercises``, ``student``, ``workbook``. A room imports from lower floors only,
-and its docstring says what it holds: ``python -m pydoc coursekit.vae``.
+Floor 0: ``files``, ``runtime``, ``checks``, ``measure``, ``figures``. Floor 1: ``data``, ``training``. Floor 2: ``patchwise``,
+``diffusion``, ``segmentation``, ``vae``, ``fid``. Floor 3: ``explore``, ``exercises``, ``student``, ``workbook``. A room imports from
+lower floors only, and its docstring says what it holds: ``python -m pydoc coursekit.vae``.
 """

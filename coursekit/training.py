@@ -24,6 +24,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from coursekit.files import write_whole
+
 StrPath = str | os.PathLike[str]
 _ADVICE = "Try a smaller learning rate, clipped gradients or float32; if it is always this step, look at its data"
 
@@ -210,19 +212,10 @@ def _write(path: Path, values: Mapping[str, Any], **header: Any) -> None:
     tree = {**_encode(header, "header", tensors), "values": {name: _encode(value, name, tensors) for name, value in values.items()}}
     text = json.dumps(tree)
     data = safetensors.torch.save(tensors, {"format": "pt", "state": text, "digest": _digest(tensors, text)})
-    aside = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        write_whole(path, data)
     except OSError as error:
-        raise CheckpointError(f"{path} could not be written: {error}. What was saved before is whole; make room and run again") from error
-    finally:
-        if aside.exists():
-            aside.unlink()
+        raise CheckpointError(str(error)) from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

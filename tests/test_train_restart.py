@@ -18,10 +18,11 @@ from filelock import FileLock
 from safetensors import safe_open
 from test_training import FORK, kill, one_thread  # noqa: F401 - a fixture for every test here as well
 
-from coursekit import training
+from coursekit import files
 from coursekit.diffusion import __main__ as command
-from coursekit.diffusion import pictures, train
+from coursekit.diffusion import train
 from coursekit.diffusion.settings import Settings, parse
+from coursekit.training import Checkpoints
 
 TINY = ["--unet_dim", "8", "--batch_size", "6", "--time_steps", "5", "--train_steps", "11", "--save_and_sample_every", "4", "--seed", "3"]
 SHOWN = ["losses.csv", "losses_by_step.csv", "samples/step-00000004.png", "samples/step-00000008.png", "samples/step-00000011.png"]
@@ -143,7 +144,7 @@ def test_a_thread_that_works_ahead_changes_nothing(tmp_path, whole):
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, whole):
     before = lambda: counted(train.AveragedModel, "update_parameters", 6, lambda: os.kill(os.getpid(), signal.SIGINT))  # noqa: E731
     assert run(tmp_path / "a b", before=before, log=tmp_path / "log") == 130
-    assert max(training.Checkpoints(tmp_path / "a b" / "checkpoints", {}).saved()) == 6
+    assert max(Checkpoints(tmp_path / "a b" / "checkpoints", {}).saved()) == 6
     said = (tmp_path / "log").read_text()
     assert f"To go on: python -m coursekit.diffusion {' '.join(TINY)} --save_folder '{tmp_path}/a b' --resume\n" in said
     assert "Traceback" not in said and "step 6 of 11" in said
@@ -281,7 +282,7 @@ def full_disk(path_part):
     """From now on no byte goes into a file whose name holds ``path_part``."""
 
     def patch():
-        real_open, real_write = open, Path.write_bytes
+        real_open = open
 
         class Full:
             def __init__(self, file):
@@ -301,13 +302,7 @@ def full_disk(path_part):
             made = real_open(file, kind, *args, **kwargs)
             return Full(made) if path_part in str(file) and "w" in kind else made
 
-        def write_bytes(self, data):
-            if path_part not in str(self):
-                return real_write(self, data)
-            with opened(self, "wb") as file:
-                return file.write(data)
-
-        training.open, pictures.Path.write_bytes = opened, write_bytes
+        files.open = opened
 
     return patch
 
@@ -323,7 +318,7 @@ def test_a_full_disk(tmp_path, whole, full):
     assert not left_behind(tmp_path / "run"), "a half-written file was left"
     assert (tmp_path / "run" / "losses.csv").read_text().startswith("step,loss\n4,")
     assert (tmp_path / "run" / "times.csv").read_text().startswith("step,steps,seconds\n4,4,")
-    assert max(training.Checkpoints(tmp_path / "run" / "checkpoints", {}).saved()) == 4
+    assert max(Checkpoints(tmp_path / "run" / "checkpoints", {}).saved()) == 4
     assert run(tmp_path / "run", "--resume") == 0
     same(tmp_path / "run", whole)
 
@@ -345,7 +340,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, whole):
     assert "the loss of step 6 (pictures [" in said and "smaller learning rate" in said and "Traceback" not in said
     named = json.loads(said[said.index("(pictures [") + 10 : said.index("])") + 1])
     assert len(named) == 6 and all(0 <= place < 1797 for place in named)
-    assert max(training.Checkpoints(tmp_path / "run" / "checkpoints", {}).saved()) == 4
+    assert max(Checkpoints(tmp_path / "run" / "checkpoints", {}).saved()) == 4
     assert run(tmp_path / "run", "--resume") == 0
     same(tmp_path / "run", whole)
 
@@ -364,7 +359,7 @@ def test_half_precision_that_learns_nothing_stops_the_run(tmp_path, skipped, sta
     assert run(tmp_path / "run", "--train_steps", "23", before=overflow, log=tmp_path / "log") == status
     said = (tmp_path / "log").read_text()
     assert ("20 steps in a row, up to 20, are not finite" in said) == bool(status) and "Traceback" not in said
-    assert max(training.Checkpoints(tmp_path / "run" / "checkpoints", {}).saved()) == (16 if status else 23)
+    assert max(Checkpoints(tmp_path / "run" / "checkpoints", {}).saved()) == (16 if status else 23)
 
 
 def test_a_run_is_not_the_same_for_another_seed(tmp_path, whole):

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from coursekit import training
+from coursekit import files, training
 from coursekit.training import CheckpointError, Checkpoints, NonFinite, check_finite, load_weights, save_weights, saved_settings, steps
 
 if not hasattr(os, "fork"):
@@ -183,12 +183,12 @@ def test_the_same_objects_go_on_after_an_error_in_the_middle_of_a_step(whole, tm
 
 
 def killed_at_line(folder, line):
-    """A run that is killed at the ``line``-th line executed in training.py or in this file; counts lines where ``line`` is None."""
+    """A run that is killed at the ``line``-th line executed in training.py, files.py or this file; counts lines where ``line`` is None."""
     count = 0
 
     def trace(frame, event, argument):
         nonlocal count
-        if frame.f_code.co_filename not in (training.__file__, __file__):
+        if frame.f_code.co_filename not in (training.__file__, files.__file__, __file__):
             return None
         count += event == "line"
         if count == line:
@@ -234,7 +234,7 @@ def test_killed_in_the_middle_of_writing(whole, tmp_path, monkeypatch, place):
 
     with monkeypatch.context() as patch:
         if place == "half":
-            patch.setattr(training, "open", Half, raising=False)
+            patch.setattr(files, "open", Half, raising=False)
         elif place == "unlink":
             patch.setattr(Path, "unlink", lambda path, *a: (unlink(path, *a), kill()))
         else:

@@ -20,8 +20,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 
-from coursekit.workbook import notebooks, pages
-from coursekit.workbook.notebooks import WorkbookError, code_cells, read_source, source_text, sources
+from coursekit.workbook import WorkbookError, notebooks, pages
+from coursekit.workbook.notebooks import code_cells, read_source, source_text, sources
 from coursekit.workbook.pages import PLACEHOLDER
 from coursekit.workbook.publish import disagreements, publish, published, setup_cell
 

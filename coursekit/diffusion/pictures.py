@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from coursekit.data.pixels import to_pixels
 from coursekit.diffusion.process import Diffusion
+from coursekit.files import write_whole
 
 _SHARES = (0, 25, 50, 75, 99)   # per cent of T
 _SIDE, _GAP = 96, 4             # pixels: what smaller pictures are enlarged to, and the white between two
@@ -52,19 +52,6 @@ def png(images: Tensor) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half written. Raises ``OSError``, which names it; a file that was there is then untouched."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    except OSError as error:
-        raise OSError(f"{path} could not be written: {error}. What was saved before is whole; make room and run again") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def draw_strips(process: Diffusion, x_0: Tensor, folder: Path, seed: int, say: Callable[[str], None] = print) -> None:

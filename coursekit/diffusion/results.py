@@ -13,9 +13,9 @@ from torch import Generator, Tensor
 
 from coursekit.data import DataError
 from coursekit.diffusion.batches import Pictures
-from coursekit.diffusion.pictures import write_whole
 from coursekit.diffusion.process import Diffusion
 from coursekit.diffusion.settings import Settings
+from coursekit.files import write_whole
 from coursekit.runtime import Bar, mode
 
 Say = Callable[[str], None]

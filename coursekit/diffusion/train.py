@@ -22,12 +22,13 @@ from tqdm.auto import tqdm
 
 from coursekit.data.pixels import to_signed
 from coursekit.diffusion.batches import Draws, Pictures
-from coursekit.diffusion.pictures import draw_strips, png, write_whole
+from coursekit.diffusion.pictures import draw_strips, png
 from coursekit.diffusion.process import Diffusion
 from coursekit.diffusion.results import Clock, History, Row, Say, measure_of
 from coursekit.diffusion.schedule import NoiseSchedule
 from coursekit.diffusion.settings import ARCHITECTURE, Settings, SettingsError
 from coursekit.diffusion.unet import DenoisingUNet
+from coursekit.files import write_whole
 from coursekit.runtime import progress_bar, seed_everything
 from coursekit.training import CheckpointError, Checkpoints, NonFinite, check_finite, load_weights, save_weights, saved_settings, steps
 

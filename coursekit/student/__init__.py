@@ -7,9 +7,10 @@ process of its own with limits, and `attempt` is what runs there.
 from __future__ import annotations
 
 import os
-import secrets
 import tempfile
 from pathlib import Path
+
+from coursekit.files import write_whole
 
 
 class StudentError(Exception):
@@ -31,9 +32,4 @@ def make_folder(folder: Path) -> None:
 
 def write(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` all at once: whoever reads it meanwhile, or after a crash, finds the old file or the new one."""
-    draft = path.with_name(f".{secrets.token_hex(8)}.draft")
-    try:
-        draft.write_bytes(text.encode("utf-8", "replace"))   # half of a surrogate pair, as a student's text may hold, has no code
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, text.encode("utf-8", "replace"))   # half of a surrogate pair, as a student's text may hold, has no code

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import coursekit
 from coursekit.student import StudentError
 from coursekit.student.fence import MEMORY, SECONDS
+from coursekit.workbook import WorkbookError, checkout
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,18 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")   # file names may hold what the terminal cannot show, or no text at all
-    root = Path(coursekit.__file__).resolve().parents[1]
-    if not (root / "notebooks").is_dir():
-        print(f"{root} has no notebooks/: this needs a checkout. Clone the project, then: pip install -e \".[lab,test]\"", file=sys.stderr)
-        return 1
     try:
+        root = checkout("coursekit.student.build")
         from coursekit.student.build import build  # after the parser: these load Jupyter and torch, which --help need not wait for
         from coursekit.student.grade import grade
-        from coursekit.workbook.notebooks import WorkbookError
-    except ImportError as error:
-        print(f"{error}. The notebooks' tools are missing; install them: pip install -e \".[lab,test]\"", file=sys.stderr)
-        return 1
-    try:
+
         if options.command == "build":
             for path in build(root, options.to, options.names, options.repo, options.force):
                 print(path)

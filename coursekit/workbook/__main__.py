@@ -5,23 +5,16 @@ import argparse
 import sys
 from pathlib import Path
 
-import coursekit
+from coursekit.workbook import WorkbookError, checkout
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 1, and a message on stderr, if something has to be put right first."""
     options = _parser().parse_args(arguments)
-    root = Path(coursekit.__file__).resolve().parents[1]
-    if not (root / "notebooks").is_dir():
-        print(f"{root} has no notebooks/: this needs a checkout. Clone the project, then: pip install -e \".[lab,test]\"", file=sys.stderr)
-        return 1
     try:
+        root = checkout("coursekit.workbook.pages")
         from coursekit.workbook import notebooks, pages, publish  # after the parser: these load Jupyter, which --help need not wait for
-    except ImportError as error:
-        print(f"{error}. The notebooks' tools are missing; install them: pip install -e \".[lab,test]\"", file=sys.stderr)
-        return 1
 
-    try:
         if options.command == "sync":
             for path in notebooks.sources(root):
                 notebooks.sync(path)
@@ -32,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"The index: {pages.write_html(root, options.to).resolve()}")
         else:
             _report(publish.publish(root, options.repository), publish.published(root), root)
-    except notebooks.WorkbookError as error:
+    except WorkbookError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

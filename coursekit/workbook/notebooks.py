@@ -29,6 +29,8 @@ from nbformat import NotebookNode
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 from PIL import Image, ImageChops, ImageStat
 
+from coursekit.workbook import WorkbookError
+
 METADATA = {
     "accelerator": "GPU",
     "colab": {"gpuType": "T4", "provenance": []},
@@ -37,9 +39,6 @@ METADATA = {
 }
 CELL_TIMEOUT = 900  # seconds
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-
-class WorkbookError(Exception):
-    """Something in a notebook, the README or pyproject.toml has to be put right by hand; the message says what and where."""
 
 
 def sources(root: Path, names: Iterable[str] = ()) -> list[Path]:

@@ -13,7 +13,8 @@ import nbformat
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from coursekit.workbook.notebooks import WorkbookError, code_cells, first_line, in_step, opening, read_source, run, sources
+from coursekit.workbook import WorkbookError
+from coursekit.workbook.notebooks import code_cells, first_line, in_step, opening, read_source, run, sources
 from coursekit.workbook.publish import colab_url, published
 
 PLACEHOLDER = "No description has been provided"  # what nbconvert writes where an image has no alternative text

@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from coursekit.workbook.notebooks import WorkbookError, notebook_text, opening, read_source, source_text, sources, write_if_changed
+from coursekit.workbook import WorkbookError
+from coursekit.workbook.notebooks import notebook_text, opening, read_source, source_text, sources, write_if_changed
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,37}[A-Za-z0-9])?/(?!\.{1,2}$)[A-Za-z0-9_.-]{1,100}"  # as GitHub allows them
