@@ -106,10 +106,11 @@ def test_the_distance_is_never_negative_and_large_numbers_are_no_trouble():
     assert distance(1e-8 * x, 1e-8 * y) == pytest.approx(1e-16 * distance(x, y), rel=1e-9)
 
 
-@pytest.mark.parametrize(("n", "expected"), [(100, 22.8), (512, 4.3), (10_000, 0.2)])
-def test_two_samples_of_one_gaussian_are_apart_by_their_size(n, expected):
+@pytest.mark.parametrize("n", [100, 512, 10_000])
+def test_two_samples_of_one_gaussian_are_apart_by_their_size(n):
+    """To first order in 1/n the means are 2D/n apart, and the covariances ¼ ‖S₁ − S₂‖² = D(D+1)/2n; ten seeds stayed within 6 %."""
     seen = [distance(normal(n, 64, seed=seed), normal(n, 64, seed=seed + 1)) for seed in (0, 2, 4)]
-    assert sum(seen) / 3 == pytest.approx(expected, rel=0.1)
+    assert sum(seen) / 3 == pytest.approx((2 * 64 + 64 * 65 / 2) / n, rel=0.1)
 
 
 SIGMA = torch.eye(3)
@@ -320,10 +321,11 @@ def test_a_comparison_states_its_sizes_and_its_floor():
     assert {key: result[key] for key in ("n_real", "n_generated", "n_floor")} == {"n_real": 700, "n_generated": 90, "n_floor": 90}
     assert result["frechet"] == pytest.approx(distance(x, y), rel=1e-6)
     assert result["kernel"] == pytest.approx(kernel_distance(x, y), rel=1e-4)
-    order = torch.randperm(700, generator=seeded())
-    part, rest = x[order[:90]], x[order[90:]]
-    assert result["floor_frechet"] == pytest.approx(distance(rest, part), rel=1e-6)
-    assert result["floor_kernel"] == pytest.approx(kernel_distance(rest, part), rel=1e-4)
+    draws = seeded()
+    orders = [torch.randperm(700, generator=draws) for _ in range(8)]
+    splits = [(x[order[90:]], x[order[:90]]) for order in orders]
+    assert result["floor_frechet"] == pytest.approx(sum(distance(*split) for split in splits) / 8, rel=1e-6)
+    assert result["floor_kernel"] == pytest.approx(sum(kernel_distance(*split) for split in splits) / 8, rel=1e-4)
     assert set(result) == {"n_real", "n_generated", "n_floor", "frechet", "kernel", "floor_frechet", "floor_kernel"}
     assert compare(real.float() / 127.5 - 1, generated, flat) == result
 

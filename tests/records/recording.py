@@ -1,7 +1,8 @@
-"""How a run is kept under data/results: what it found, and the commit and the versions that it was found with."""
+"""How a run is kept under data/results: what it found, with its date, commit and versions."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import platform
 import subprocess
@@ -18,7 +19,8 @@ def keep(name: str, key: str, record: Mapping[str, Any]) -> Path:
     """Write ``record`` as the entry ``key`` of data/results/NAME.json, beside the entries that are there."""
     file = ROOT / "data" / "results" / f"{name}.json"
     records = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    records[key] = {"commit": commit(), "python": platform.python_version(), "torch": torch.__version__, **_rounded(record)}
+    made = {"date": datetime.date.today().isoformat(), "commit": commit(), "python": platform.python_version(), "torch": torch.__version__}
+    records[key] = {**made, **_rounded(record)}
     file.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n", "utf-8")
     return file
 
