@@ -18,7 +18,6 @@ from torch import Tensor
 
 Number = float | int | Tensor
 
-
 _silent = ContextVar("silent", default=False)
 
 
@@ -70,19 +69,20 @@ def check_close(claim: str, actual: Number, expected: Number, *, tolerance: floa
     """Claim that two tensors of one shape agree: the largest absolute difference is at most ``tolerance``.
 
     Default tolerance: 1e-10 in float64 and 1e-5 in the smaller types, times the largest absolute value of
-    ``expected`` where that exceeds 1. Raises ``CheckFailed`` on a difference, another shape, or NaN on either side.
+    ``expected`` where that exceeds 1. Raises ``CheckFailed`` on a difference, another shape, or NaN on either side, and
+    ``ValueError`` for complex or empty tensors.
     """
     actual, expected = _tensor(actual), _tensor(expected)
     if actual.shape != expected.shape:
         _verdict(claim, "", False, f"found shape {tuple(actual.shape)}, expected {tuple(expected.shape)}", hint)
+    if not expected.numel():
+        raise ValueError(f"{claim!r} compares two empty tensors, shape {tuple(expected.shape)}: there is nothing to check")
     if tolerance is None:
         exact = all(t.dtype == torch.float64 or not t.is_floating_point() for t in (actual, expected))
-        scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0   # an absolute tolerance below 1
+        scale = max(1.0, expected.abs().max().item())   # an absolute tolerance below 1
         bound, shown = (1e-10 if exact else 1e-5) * scale, f"to {1e-10 if exact else 1e-5:g}"
     else:
         bound, shown = tolerance, f"to {tolerance:g}"
-    if not expected.numel():
-        raise ValueError(f"{claim!r} compares two empty tensors, shape {tuple(expected.shape)}: there is nothing to check")
     gap = _gap(actual, expected)
     largest = gap.max().item()
     _verdict(claim, shown, largest <= bound, _where(actual, expected, gap), hint)
@@ -93,7 +93,8 @@ def check_moments(claim: str, samples: Tensor, *, mean: Number, variance: Number
 
     The tolerance is four standard errors, computed: √(variance/n) for the mean, and for the variance the standard
     error √((m₄ − variance²)/n) with the samples' own fourth moment m₄, so that no Gaussian is assumed.
-    A true claim fails for about one seed in 8,000. Raises ``CheckFailed``.
+    A true claim fails for about one seed in 8,000.
+    Raises ``CheckFailed``, and ``ValueError`` for fewer than 100 samples or a negative variance.
     """
     x = samples.detach().double().flatten()
     n, mean, variance = x.numel(), _one_number(claim, mean), _one_number(claim, variance)

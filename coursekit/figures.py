@@ -38,7 +38,10 @@ def use_style() -> None:
 
 
 def as_picture(image: Tensor | np.ndarray) -> np.ndarray:
-    """A tensor (3, H, W), (1, H, W) or (H, W) as the array that matplotlib shows: (H, W, 3) clipped to [0, 1], or (H, W)."""
+    """A tensor (3, H, W), (1, H, W) or (H, W) as the array that matplotlib shows: (H, W, 3) clipped to [0, 1], or (H, W).
+
+    Raises ``ValueError`` for another shape.
+    """
     array = torch.as_tensor(image).detach().float().cpu()
     if array.ndim == 3 and array.shape[0] == 3:
         return array.clamp(0, 1).permute(1, 2, 0).numpy()

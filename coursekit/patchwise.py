@@ -100,9 +100,9 @@ def receptive_field(network: nn.Module, in_channels: int, size: int) -> tuple[in
     x = torch.randn(8, in_channels, size, size, generator=torch.Generator().manual_seed(0))
     x = x.to(next(network.parameters(), x)).requires_grad_()   # the network's type and device, if it has parameters
     y = network(x)
-    y[:, :, y.shape[2] // 2, y.shape[3] // 2].sum().backward()
-    assert x.grad is not None
-    rows, columns = x.grad.abs().sum((0, 1)).nonzero(as_tuple=True)
+    middle = y[:, :, y.shape[2] // 2, y.shape[3] // 2].sum()
+    (gradient,) = torch.autograd.grad(middle, x, allow_unused=True, materialize_grads=True)   # and the parameters' .grad stays as it is
+    rows, columns = gradient.abs().sum((0, 1)).nonzero(as_tuple=True)
     if not len(rows):
         raise ValueError("no input pixel has a gradient at the middle output pixel: is the network constant?")
     return int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1

@@ -53,8 +53,8 @@ def one_thread() -> Iterator[None]:
 def seed_everything(seed: int) -> torch.Generator:
     """Seed Python, NumPy and torch (every device), and return a CPU generator with the same seed for data loaders.
 
-    Hand the generator to ``DataLoader(generator=...)`` and ``seed_worker`` to ``worker_init_fn``: the order of the
-    data and the workers' own draws are then fixed too. ``seed``: an integer in 0 .. 2**32 - 1, NumPy's range.
+    Hand the generator to ``DataLoader(generator=...)``: the order of the data is then fixed, and so are the draws of its
+    workers, whom torch seeds by it. ``seed``: an integer in 0 .. 2**32 - 1, NumPy's range.
     Raises ``ValueError`` or ``TypeError`` otherwise.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -65,13 +65,6 @@ def seed_everything(seed: int) -> torch.Generator:
     np.random.seed(seed)  # noqa: NPY002 - libraries that draw from NumPy's global state are seeded as well
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
-
-
-def seed_worker(worker_id: int) -> None:
-    """``worker_init_fn`` of a ``DataLoader``: gives Python and NumPy the seed that torch has given this worker."""
-    seed = torch.initial_seed() % 2**32
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - see seed_everything
 
 
 class Bar(Protocol):

@@ -101,7 +101,6 @@ class Autoencoder(_Model):
 
     def __init__(self, side: int, latent: int, channels: int = 32) -> None:
         super().__init__((1, side, side), latent, _encoder(side, channels, latent), _decoder(side, channels, latent))
-        self.side = side
 
     def encode(self, x: Tensor) -> Tensor:
         """The codes, (B, latent)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -41,7 +42,7 @@ def picture() -> Image.Image:
 
 def tables() -> str:
     """All that is on record, as Markdown."""
-    return "\n".join([*_polyps(), *_vae(), *_cats(), *_speed()]) + "\n"
+    return "\n".join([*_polyps(), *_vae(), *_cats(), *_speed(), *_explorers()]) + "\n"
 
 
 def _record(name: str) -> dict[str, Entry]:
@@ -50,7 +51,9 @@ def _record(name: str) -> dict[str, Entry]:
 
 
 def _table(title: str, heads: str, rows: list[list[Any]]) -> list[str]:
-    """A titled table; ``heads`` are separated by bars."""
+    """A titled table; ``heads`` are separated by bars. Nothing where there are no rows."""
+    if not rows:
+        return []
     columns = heads.split("|")
     lines = [columns, ["---"] * len(columns), *rows]
     return [f"**{title}**", "", *("| " + " | ".join(str(cell).strip() for cell in line) + " |" for line in lines), ""]
@@ -111,11 +114,22 @@ def _speed() -> list[str]:
     for entry in (entry for entry in _record("parts_speed").values() if "ratio" in entry):
         rows.append(_ratio(entry["what"], entry["over"], entry, entry["ratio"], entry["ratio_quartiles"]))
     title = "Speed, taken in turns: our time over the other's, median (quartiles)"
-    return _table(title, "what | over | ratio | n | machine, threads", rows)
+    return _table(title, "what | over | ratio | n | machine, threads, date", rows)
+
+
+def _explorers() -> list[str]:
+    """What a reader waits for: the slowest slider's median. Python's share of it is the frame."""
+    frames = _record("parts_speed").get("explorers", {}).get("milliseconds_a_frame", {})
+    rows = []
+    for name, entry in _record("browser_latency").items():
+        slowest = max(entry["milliseconds"].values())
+        rows.append([name, f"{frames.get(name, math.nan):.0f}", f"{slowest:.0f}", entry["n"], f"{entry['device']}, {entry['date']}"])
+    title = "Explorers: milliseconds from a key press on the slowest slider to the picture in Chromium, medians"
+    return _table(title, "explorer | a frame | key press to picture | n | machine, date", rows)
 
 
 def _ratio(what: str, over: str, entry: Entry, ratio: float, quartiles: list[float]) -> list[Any]:
-    machine = f"{entry['device']}, {entry['threads']}"
+    machine = f"{entry['device']}, {entry['threads']}, {entry.get('date', 'before dates were kept')}"
     return [what, over, f"{ratio:.2f} ({quartiles[0]:.2f}–{quartiles[-1]:.2f})", entry["n"], machine]
 
 

@@ -372,6 +372,8 @@ def test_moments_and_samples():
     x = BIMODAL.sample(200_000, torch.Generator().manual_seed(0))
     assert x.mean().item() == pytest.approx(BIMODAL.mean, abs=0.011) and x.var().item() == pytest.approx(BIMODAL.variance, rel=0.02)
     assert (x > 0.3).double().mean().item() == pytest.approx(0.3, abs=0.005)
+    far = GaussianMixture([0.5, 0.5], [1e9, 1e9], [1e-3, 1e-3])   # Σ w (s² + m²) − mean² is 0 here, or below
+    assert far.variance == pytest.approx(1e-6)
     law = BIMODAL.diffused(0.3)
     assert law.mean == pytest.approx(math.sqrt(0.3) * BIMODAL.mean) and law.variance == pytest.approx(0.3 * BIMODAL.variance + 0.7)
 

@@ -122,7 +122,7 @@ WRONG = [
     ("1.1", lambda *arguments: [part.indices for part in split_of_torch(*arguments)], r"Subset\(dataset, indices\)"),
     ("1.1", lambda *arguments: split_of_torch(*arguments)[:2], "found 2 values.*, expected 3"),
     ("2.1", never_shuffled, "one order, kept, is no shuffling"),
-    ("2.1", always_shuffled, "shuffle=shuffle"),
+    ("2.1", always_shuffled, "not the whole data set's"),
     ("2.1", drops_the_last, "the last batch smaller"),
     ("2.1", no_generator, "hand the generator on"),
     ("2.1", whole_data_set, "not the whole data set's"),

@@ -180,14 +180,14 @@ def clamps_in_place(diffusion, x_t, t, z):
 
 
 WRONG = [
-    ("1.1", lambda pixels: pixels / 255, "over 255 is 0 … 1"),
+    ("1.1", lambda pixels: pixels / 255, "twice that, less 1"),
     ("1.1", lambda pixels: pixels / 127.5, "its middle is 0"),
     ("1.1", lambda pixels: pixels / 127 - 1, "255/127 − 1 is not 1"),
     ("1.1", lambda pixels: pixels / 255 - 0.5, "its span is doubled too"),
     ("1.1", lambda pixels: 1 - pixels / 127.5, "0 becomes −1"),
-    ("1.1", lambda pixels: pixels / 128 - 1, "the middle of 0 … 255 is 127.5"),
+    ("1.1", lambda pixels: pixels / 128 - 1, "255/128 − 1 is not 1"),
     ("1.1", lambda pixels: (pixels * 2 - 255) / 255, "uint8 counts modulo 256"),
-    ("1.1", lambda pixels: (pixels.double() / 127.5 - 1).flatten(), "shape"),
+    ("1.1", lambda pixels: (pixels.double() / 127.5 - 1).flatten(), "in any shape"),
     ("1.2", lambda x: ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8), "cuts decimals off"),
     ("1.2", lambda x: ((x + 1) * 127.5).round().to(torch.int64).to(torch.uint8), r"with \.clamp"),
     ("1.2", lambda x: (x.clamp(0, 1) * 255).round().to(torch.uint8), r"not in \[0, 1\]"),
@@ -216,7 +216,7 @@ WRONG = [
     ("2.2", lambda t, dim: sinusoidal_embedding(t, dim).unflatten(1, (2, -1)).transpose(1, 2).flatten(1), "take turns"),
     ("2.2", lambda t, dim: sinusoidal_embedding(t, dim).roll(dim // 2, 1), "first the sines"),
     ("2.2", lambda t, dim: waves(t, dim, lambda k, dim: -k / dim), "the 2 is missing"),
-    ("2.2", lambda t, dim: waves(t, dim, lambda k, dim: -k / max(dim // 2 - 1, 1)), "dim/2 − 1"),
+    ("2.2", lambda t, dim: waves(t, dim, lambda k, dim: -k / max(dim // 2 - 1, 1)), "what some programs do"),
     ("2.2", lambda t, dim: waves(t, dim, lambda k, dim: 2 * k / dim), "the exponent is negative"),
     ("2.2", lambda t, dim: waves(t, dim, lambda k, dim: -2 * k / dim), r"torch\.arange and torch\.zeros need device="),
     ("2.2", lambda t, dim: 2 * sinusoidal_embedding(t, dim), r"sin\(ω_k t\) for k"),

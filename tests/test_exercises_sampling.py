@@ -113,7 +113,7 @@ WRONG = [
     ("4.2", sigma_of(lambda then, now, eta: eta * (1 - now / then).sqrt()), "first factor is missing"),
     ("4.2", lambda schedule, t, s, eta: ddim_sigma(schedule, t, t - 1, eta), "for a longer step"),
     ("4.2", sigma_of(lambda then, now, eta: eta * ((1 - then) / (1 - now) * (1 - then / now)).sqrt()), "not real"),
-    ("4.2", lambda schedule, t, s, eta: eta * (schedule.beta[t] * schedule.beta[s] / schedule.beta[t]).sqrt(), "bars on all"),
+    ("4.2", lambda schedule, t, s, eta: eta * (schedule.beta[t] * schedule.beta[s] / schedule.beta[t]).sqrt(), "it is 0 where s = 0"),
     ("4.1", lambda T, steps: [T * k / steps for k in range(steps, 0, -1)], "whole numbers"),
     ("4.2", lambda *_: None, "found None .*return"),
     ("4.1", lambda *_: None, "found None .*return"),

@@ -129,6 +129,8 @@ SIGMA = torch.eye(3)
         (lambda: frechet_distance(torch.zeros(3), SIGMA, torch.zeros(3), SIGMA.roll(1, 0)), "cov_2 is no covariance: it is not symm"),
         (lambda: frechet_distance(torch.zeros(3), -SIGMA, torch.zeros(3), SIGMA), "cov_1 is no covariance: it has the eigenvalue -1"),
         (lambda: frechet_distance([0, 0], [[1, 0], [0, 1]], [0, 0], [[1, 2], [2, 1]]), "cov_2 .* the eigenvalue -1"),
+        (lambda: frechet_distance([0, 0], 1e-16 * np.eye(2), [0, 0], 1e-16 * np.array([[1, 2], [2, 1]])), "cov_2 .* the eigenvalue -1e-16"),
+        (lambda: frechet_distance([0, 0], [[1, 0.5], [0.501, 1]], [0, 0], np.eye(2)), "cov_1 is no covariance: it is not symm"),
         (lambda: kernel_distance(torch.zeros(3, 2), torch.zeros(1, 2)), "features_2 must have shape"),
         (lambda: kernel_distance(torch.zeros(3, 2), torch.zeros(3, 1)), "as many features, got 2 and 1"),
     ],
@@ -281,6 +283,14 @@ def test_every_image_comes_once_an_epoch(monkeypatch):
         assert [len(batch) for batch in seen] == [32, 32, 6] * epochs
     for epoch in (torch.cat(seen[:3]), torch.cat(seen[3:])):
         assert torch.equal(epoch.sort().values, images[:, 0, 0, 0]) and not torch.equal(epoch, images[:, 0, 0, 0])
+
+
+def test_the_learning_rate_rises_and_falls_over_the_run(monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda adam, *args: (rates.append(adam.param_groups[0]["lr"]), step(adam, *args))[1])
+    train_features(torch.zeros(70, 1, 4, 4), torch.arange(70) % 3, epochs=7, generator=seeded(), batch_size=32)
+    assert len(rates) == 21 and rates[0] == pytest.approx(3e-3 / 25) and rates[-1] == pytest.approx(3e-3 / 25e4)
+    assert 0.9 * 3e-3 < max(rates) <= 3e-3
 
 
 IMAGES = torch.zeros(6, 1, 8, 8)

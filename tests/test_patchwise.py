@@ -85,6 +85,17 @@ def test_linear_as_convolution_without_bias_and_on_larger_maps():
     assert torch.allclose(convolution(x)[0, :, 1, 2], layer(x[0, :, 1:7, 2:8].flatten()), atol=1e-12)
 
 
+class Constant(nn.Module):
+    """A network that never looks at its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Parameter(torch.ones(8, 1, 3, 3))
+
+    def forward(self, x):
+        return self.map
+
+
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_receptive_field(k):
     assert receptive_field(as_convnet(PatchwiseMLP(k, (2, 8, 8, 3))), 2, 13) == (k, k)
@@ -93,6 +104,14 @@ def test_receptive_field(k):
         dead = nn.Conv2d(1, 1, 3)
         nn.init.zeros_(dead.weight)
         receptive_field(dead, 1, 5)
+    with pytest.raises(ValueError, match="no input pixel"):
+        receptive_field(Constant(), 1, 5)
+
+
+def test_receptive_field_leaves_the_network_as_it_was():
+    network = as_convnet(PatchwiseMLP(3, (1, 4, 2)))
+    receptive_field(network, 1, 7)
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_receptive_field_without_parameters():

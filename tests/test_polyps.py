@@ -215,6 +215,7 @@ def test_the_second_time_nothing_is_decoded(root, monkeypatch, data_root):
     assert torch.equal(first.images, again.images) and torch.equal(first.masks, again.masks) and first.names == again.names
     (folder,) = [path for path in (data_root / "cache").iterdir() if path.is_dir()]
     assert {path.name for path in folder.iterdir()} == {"images.npy", "masks.npy", "sha256.json"}
+    assert os.name == "nt" or folder.stat().st_mode & 0o777 == 0o755, "others may read it"
     assert sorted(path.name for path in root.iterdir()) == ["images", "masks"], "nothing is written beside the data"
     again.images.zero_()  # a copy of this process, not the file
     assert torch.equal(KvasirSEG(root, 16).images, first.images) and first.images.any()
@@ -261,8 +262,9 @@ def test_a_damaged_cache_is_noticed_and_made_again(damage, root, data_root, monk
     del first
     (folder,) = [path for path in (data_root / "cache").iterdir() if path.is_dir()]
     DAMAGES[damage](folder)
-    with pytest.warns(UserWarning, match="is damaged .*made again"):
+    with pytest.warns(UserWarning, match="is damaged .*made again") as told:
         again = KvasirSEG(root, 16)
+    assert told[0].filename == __file__, "the warning points at the caller"
     assert torch.equal(again.images, expected[0]) and torch.equal(again.masks, expected[1])
     forbid_decoding(monkeypatch)
     KvasirSEG(root, 16)
@@ -378,8 +380,9 @@ def test_fractions_that_are_none_are_refused(fractions):
 
 def test_an_empty_part_is_refused():
     for call in (split, near_duplicates):
-        with pytest.raises(ValueError, match="dataset must hold images with their masks and names"):
-            call(Subset(random_pairs(2, 1), [0]))
+        for wrong, found in ((Subset(random_pairs(2, 1), [0]), "a Subset"), (5, "an? int"), (random_pairs(0), "none")):
+            with pytest.raises(ValueError, match=f"dataset must hold images with their masks and names, at least one; got {found}"):
+                call(wrong)
     with pytest.raises(ValueError, match=r"2 pairs split .* leave a part empty: \(1, 1, 0\)"):
         split(random_pairs(2, 1))
 

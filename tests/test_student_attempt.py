@@ -184,7 +184,7 @@ def verdicts():
 
 
 def tried_here(case, monkeypatch):
-    monkeypatch.setattr(attempt, "fence", lambda memory, seconds: None)
+    monkeypatch.setattr(attempt, "limit", lambda memory, seconds: None)
     return attempt.attempt(asdict(case), lambda phase: None)
 
 

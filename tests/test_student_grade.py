@@ -94,6 +94,7 @@ def test_a_folder_of_submissions(tmp_path, monkeypatch, capsys):
     rows = list(csv.DictReader((tmp_path / "out" / "grades.csv").open(encoding="utf-8")))
     assert [(r["01-1.1"], r["05-1.1"], r["points"]) for r in rows] == [("0", "", "0"), ("2", "", "2"), ("0", "", "0"), ("", "0", "0")]
     assert [r["possible"] for r in rows] == [str(n) for n in (one, one, one, five)]
+    assert "02-1.1" not in rows[0], "no columns of notebooks that nobody handed in"
     assert rows[3]["problem"].startswith("the file is no notebook")
     text = (tmp_path / "out" / "ben-01_patchwise_mlp.report.md").read_text(encoding="utf-8")
     assert "| 01-1.1 | `extract_patches` | 0 of 2 | not right yet |" in text

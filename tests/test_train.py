@@ -67,8 +67,8 @@ def test_the_defaults_are_the_recommended_command():
 
 @pytest.mark.parametrize(("flag", "text", "value"), [
     ("image_size", "64", 64), ("batch_size", "7", 7), ("data_class", "wild", "wild"), ("train_steps", "5", 5), ("time_steps", "6", 6),
-    ("unet_dim", "24", 24), ("learning_rate", "2e-4", 2e-4), ("save_and_sample_every", "9", 9), ("seed", "4", 4), ("loss", "l2", "l2"),
-    ("precision", "bf16", "bf16"), ("workers", "2", 2), ("tracker", "none", "none"), ("fid_samples", "10", 10),
+    ("unet_dim", "24", 24), ("learning_rate", "2e-4", 2e-4), ("save_and_sample_every", "9", 9), ("seed", "4294967295", 2**32 - 1),
+    ("loss", "l2", "l2"), ("precision", "bf16", "bf16"), ("workers", "2", 2), ("tracker", "none", "none"), ("fid_samples", "10", 10),
 ])  # fmt: skip
 def test_each_flag_in_each_spelling(flag, text, value):
     for spelling in (f"--{flag}", f"--{flag.replace('_', '-')}"):

@@ -213,9 +213,10 @@ def test_importance_bound_rises_with_k_to_log_p():
     values = [importance_bound(model, copies, k, seeded()).mean().item() for k in (1, 4, 32)]
     assert values[0] < values[1] < values[2] < exact.mean().item() + 0.02
     single = -elbo(model, copies, generator=seeded(1))["loss"].item()
-    assert values[0] == pytest.approx(single, abs=0.4) and exact.mean().item() - values[0] > 0.8
+    assert values[0] == pytest.approx(single, abs=0.5) and exact.mean().item() - values[0] > 0.8   # 4 standard errors of the difference
+    model.log_var.data.fill_(1.0)   # a q wider than the posterior, so that no weight p(x, z)/q(z|x) is large
     many = importance_bound(model, x, 20_000, seeded())
-    assert torch.allclose(many, exact, atol=0.15) and (many - exact).abs().mean() < 0.06
+    assert torch.allclose(many, exact, atol=0.06)   # twelve seeds stayed within 0.035
 
 
 @pytest.mark.parametrize(("rows", "sizes"), [(1000, [7]), (35, [7]), (10, [2, 2, 2, 1]), (9, [1] * 7), (5, [1] * 7)])

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,14 @@ def cached(key: str, make: Callable[[], Arrays]) -> Arrays:
             _warn_not_kept(folder, error)
             return arrays
     return _read(folder) or arrays
+
+
+def key_of(recipe: str, files: Iterable[tuple[str, Path]]) -> str:
+    """The part of a key that changes with the ``recipe`` and with the names and bytes of the files: 16 hexadecimal digits."""
+    total = hashlib.sha256(recipe.encode())
+    for name, path in files:
+        total.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:16]
 
 
 def _read(folder: Path) -> Arrays | None:

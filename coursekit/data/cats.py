@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from coursekit.data.cache import Arrays, cached
+from coursekit.data.cache import Arrays, cached, key_of
 from coursekit.data.content import is_metadata
 from coursekit.data.decode import check_size, decode
 from coursekit.data.pixels import to_signed
@@ -39,7 +38,7 @@ class AFHQ(Dataset[Tensor]):
     ``size``. They are refused together; with ``skip_bad`` they are left out, with a warning. Either names the first five.
     Decoded once, then read from ``cache/`` below the data root (see ``coursekit.data.cache.cached``), as long as no byte changes.
     Raises ``ValueError`` for an unknown class and a size below 1, and ``DataError`` for bad files, a missing or an empty folder.
-    Sources: Y. Choi et al., StarGAN v2, CVPR 2020; CMU, homework 2, section 5.
+    Sources: Y. Choi and others, StarGAN v2, CVPR 2020; CMU, homework 2, section 5.
     """
 
     def __init__(
@@ -50,7 +49,8 @@ class AFHQ(Dataset[Tensor]):
         check_size(size)
         folder = fetch("afhq") / "train" if root is None else Path(root).expanduser().absolute()
         names = _files(folder, data_class)
-        arrays = cached(f"afhq-{size}-{_digest(folder, names)[:16]}", lambda: _decode(folder, names, size))
+        key = key_of(_RECIPE, ((name, folder / name) for name in names))
+        arrays = cached(f"afhq-{size}-{key}", lambda: _decode(folder, names, size))
         faults = arrays["faults"].tolist()
         if any(faults):
             if not skip_bad:
@@ -84,13 +84,6 @@ def _files(folder: Path, data_class: str) -> list[str]:
             raise DataError(f"{folder / name} holds no files: put the pictures there")
         files += [path.relative_to(folder).as_posix() for path in found_here]
     return files
-
-
-def _digest(folder: Path, names: list[str]) -> str:
-    total = hashlib.sha256(_RECIPE.encode())
-    for name in names:
-        total.update(f"{name}\0".encode() + hashlib.sha256((folder / name).read_bytes()).digest())
-    return total.hexdigest()
 
 
 def _decode(folder: Path, names: list[str], size: int) -> Arrays:

@@ -14,6 +14,8 @@ from coursekit.runtime import progress
 if TYPE_CHECKING:
     from coursekit.data.sources import Source
 
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
+
 
 def is_metadata(path: PurePath) -> bool:
     """Whether a file was left by an operating system and is no part of the data."""
@@ -48,6 +50,6 @@ def _undecodable(path: Path) -> str | None:
         with Image.open(path) as image:
             image.draft("RGB", (64, 64))  # reads the whole JPEG, but spares most of the arithmetic
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
+    except UNDECODABLE as error:
         return str(error)
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from coursekit.data.content import UNDECODABLE
 from coursekit.data.sources import DataError
 
 
@@ -15,7 +16,7 @@ def decode(path: Path, modes: Sequence[str]) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
+    except UNDECODABLE as error:
         raise DataError(f"{path} does not decode: {error}. Get a right copy of it") from error
     if image.mode not in modes:
         raise DataError(f"{path} is in mode {image.mode}, not {' or '.join(modes)}, so its colours are not known: save it as RGB")

@@ -117,7 +117,8 @@ def _unit(thumbs: Tensor) -> Tensor:
 
 def _whole(dataset: Pairs) -> None:
     if not isinstance(dataset, Pairs) or not len(dataset):
-        raise ValueError(f"dataset must hold images with their masks and names, at least one; got {dataset!r} of {len(dataset)}")
+        found = "none" if isinstance(dataset, Pairs) else f"a {type(dataset).__name__}; take the whole data set, as Pairs"
+        raise ValueError(f"dataset must hold images with their masks and names, at least one; got {found}")
 
 
 class Batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from coursekit.data.cache import Arrays, cached
+from coursekit.data.cache import Arrays, cached, key_of
 from coursekit.data.content import is_metadata
 from coursekit.data.decode import check_size, decode
 from coursekit.data.pairs import Pairs
@@ -35,14 +34,15 @@ class KvasirSEG(Pairs):
     Decoded once, then read from ``cache/`` below the data root (see ``coursekit.data.cache.cached``), as long as no byte changes.
     Raises ``ValueError`` for a size below 1 and ``DataError``, which names the file, for a missing folder, image or mask, a pair of
     different sizes, a file that does not decode, and a mask that is no black and white picture.
-    Sources: D. Jha et al., Kvasir-SEG, MMM 2020; Basel, problem set 6, exercise 5.
+    Sources: D. Jha and others, Kvasir-SEG, MMM 2020; Basel, problem set 6, exercise 5.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None, size: int = 128) -> None:
         check_size(size)
         folder = fetch("kvasir-seg") if root is None else Path(root).expanduser().absolute()
         pairs = _matched(folder)
-        arrays = cached(f"polyps-{size}-{_digest(pairs)[:16]}", lambda: _decode(pairs, size))
+        key = key_of(_RECIPE, ((path.stem, path) for pair in pairs for path in pair))
+        arrays = cached(f"polyps-{size}-{key}", lambda: _decode(pairs, size))
         super().__init__(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["masks"]), [image.stem for image, _ in pairs])
 
 
@@ -68,13 +68,6 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     if not files:
         raise DataError(f"{folder} holds no files: put the pictures there")
     return files
-
-
-def _digest(pairs: list[tuple[Path, Path]]) -> str:
-    total = hashlib.sha256(_RECIPE.encode())
-    for path in (path for pair in pairs for path in pair):
-        total.update(f"{path.stem}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
 
 
 def _decode(pairs: list[tuple[Path, Path]], size: int) -> Arrays:

@@ -117,7 +117,8 @@ def fetch(source: str | Source, root: str | os.PathLike[str] | None = None, *, u
 
     In this order: the folder below the data root; an archive that was put there; the ``urls``, by default the registered ones. An
     interrupted download goes on where it stopped. What was put there is never changed, and a folder that verifies may be read-only.
-    Verifying takes about half a second for Kvasir-SEG, ten for AFHQ, at each call. ``root``: see ``data_root``. Raises ``DataError``.
+    Verifying takes about half a second for Kvasir-SEG, ten for AFHQ, at each call. ``root``: see ``data_root``.
+    Raises ``DataError`` where none of these gives the data set, ``TypeError`` for a source or ``urls`` of another kind.
     """
     if isinstance(source, str):
         known = registry()

@@ -36,8 +36,7 @@ def posterior(schedule: NoiseSchedule, x_0: Tensor, x_t: Tensor, t: Time) -> tup
 
     At t = 1 it is all at x_0. Sources: Ho and others 2020, equation 7; Basel, problem set 6, exercise 3.
     """
-    variance = (1 - _previous(schedule)) * schedule.beta / (1 - schedule.alpha_bar)
-    return posterior_mean(schedule, x_0, x_t, t), schedule.at(variance, t, x_t)
+    return posterior_mean(schedule, x_0, x_t, t), schedule.at(_posterior_variance(schedule), t, x_t)
 
 
 Form = Literal["coefficients", "conditioning", "residual"]
@@ -114,8 +113,7 @@ def ancestral_step(
     _same_shape("z", z, x_t)
     if variance not in ("posterior", "beta"):
         raise ValueError(f"variance must be 'posterior' or 'beta', got {variance!r}")
-    posterior_variance = (1 - _previous(schedule)) * schedule.beta / (1 - schedule.alpha_bar)
-    sigma = (posterior_variance if variance == "posterior" else schedule.beta).sqrt()
+    sigma = (_posterior_variance(schedule) if variance == "posterior" else schedule.beta).sqrt()
     sigma = sigma * (_previous(schedule) < 1)
     return mean_from_noise(schedule, x_t, t, noise) + schedule.at(sigma, t, x_t) * z
 
@@ -141,6 +139,11 @@ def ddim_step(schedule: NoiseSchedule, x_t: Tensor, t: Time, s: Time, noise: Ten
 def _previous(schedule: NoiseSchedule) -> Tensor:
     """(T+1,): ᾱ_{t−1} at place t. Place 0, which no t reaches, repeats ᾱ_0."""
     return schedule.alpha_bar[[0, *range(schedule.T)]]
+
+
+def _posterior_variance(schedule: NoiseSchedule) -> Tensor:
+    """(T+1,): β̃_t at place t. Place 0, which no t reaches, is NaN."""
+    return (1 - _previous(schedule)) * schedule.beta / (1 - schedule.alpha_bar)
 
 
 def _ratio(schedule: NoiseSchedule, s: Time, t: Time) -> Tensor:

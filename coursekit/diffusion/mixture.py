@@ -37,13 +37,13 @@ class GaussianMixture:
 
     @property
     def mean(self) -> float:
-        """Σ w m."""
+        """The expectation, Σ w m."""
         return (self.weights * self.means).sum().item()
 
     @property
     def variance(self) -> float:
-        """Σ w (s² + m²) − (Σ w m)²."""
-        return (self.weights * (self.stds**2 + self.means**2)).sum().item() - self.mean**2
+        """Σ w (s² + (m − mean)²): never negative, whatever is rounded."""
+        return (self.weights * (self.stds**2 + (self.means - self.mean) ** 2)).sum().item()
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """(count,) independent draws, float64, on the generator's device or the CPU."""

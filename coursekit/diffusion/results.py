@@ -88,7 +88,7 @@ def measure_of(settings: Settings, pictures: Pictures, device: torch.device, say
 
     The distance is the FID in full mode, for RGB, where Inception's weights can be had; else it is named after the features of our own.
     """
-    from coursekit.fid import compare, inception_features, train_features
+    from coursekit.fid import compare, inception_features, train_features  # it loads clean-fid, which most runs do without
 
     names = {"frechet": "fid", "kernel": "kid", "floor_frechet": "fid_floor", "floor_kernel": "kid_floor"}
     features: Callable[[Tensor], Tensor] | None = None

@@ -158,7 +158,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """Settings from a command line: flags with underscores or dashes, switches with or without True and False. Raises as above."""
+    """Settings from a command line: flags with underscores or dashes, switches with or without True and False.
+
+    Raises as ``settings_from`` does, and ``SettingsError`` for what is no flag.
+    """
     parser = _Parser(prog="python -m coursekit.diffusion", description="Train a diffusion model, or draw from one.", allow_abbrev=False)
     for each in fields(Settings):
         (right, _), text = _FLAGS[each.name]

@@ -143,7 +143,7 @@ class _Run:
         self.say(f"{s.train_steps} steps are done; samples and weights: {s.save_folder}")
 
     def step(self, step: int) -> float:
-        """One step of algorithm 1; its loss, over all processes."""
+        """One step of algorithm 1; its loss, over all processes. Raises ``NonFinite`` for a loss, or many gradients, that are not."""
         places, x_0, t, noise = self.draws.next()
         self.optimizer.zero_grad()
         loss = self.process.p_loss(x_0, t, noise)
@@ -205,7 +205,8 @@ def any_process(accelerator: Accelerator, mine: bool) -> bool:
 
 
 def refuse_another_run(settings: Settings, say: Say) -> None:
-    """Raise ``CheckpointError`` where ``save_folder`` holds a run that is not to be resumed, before anything is written there."""
+    """Raise, before anything is written there, where ``save_folder`` holds a run that is not to be resumed (``CheckpointError``) or that
+    has gone beyond ``train_steps`` (``SettingsError``)."""
     folder = settings.save_folder
     saved = Checkpoints(folder / "checkpoints", {}).saved()
     if not settings.resume and (saved or (folder / "model.safetensors").exists()):

@@ -84,7 +84,7 @@ class Explorer(widgets.VBox):
 
     def _render(self, shown: Any) -> bytes:
         self.draw(shown)
-        self._canvas.restore_region(self._background) 
+        self._canvas.restore_region(self._background)
         for artist in self._moving:
             artist.axes.draw_artist(artist) if artist.axes else artist.draw(self._canvas.get_renderer())
         pixels, file = np.asarray(self._canvas.buffer_rgba())[..., :3], io.BytesIO()

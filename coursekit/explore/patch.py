@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import ipywidgets as widgets
+import matplotlib
 import matplotlib.patches
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from coursekit.data import photograph
 from coursekit.explore.base import Explorer
-from coursekit.figures import DIVERGING, VERMILION, show_image
+from coursekit.figures import DIVERGING, STYLE, VERMILION, show_image
 from coursekit.patchwise import PatchwiseMLP, as_convnet, extract_patches
 
 
@@ -31,7 +32,10 @@ class PatchView:
 
 
 def example_filters(size: int) -> dict[str, Tensor]:
-    """Five k×k filters to look through, float64; ``size`` is odd. The derivatives add up to 0, the blur to 1."""
+    """Five k×k filters to look through, float64. The derivatives add up to 0, the blur to 1.
+
+    Raises ``ValueError`` for a k = ``size`` that is even or below 3.
+    """
     if size < 3 or size % 2 == 0:
         raise ValueError(f"size must be odd and at least 3, so that a filter has a centre; got {size}")
     t = torch.linspace(-2, 2, size, dtype=torch.float64)
@@ -77,7 +81,8 @@ class PatchExplorer(Explorer):
             "column": widgets.IntSlider(width // 2, 0, width - 1, description="column j", continuous_update=True),
             "filter": widgets.Dropdown(options=list(self.filters), description="filter"),
         }
-        figure = self._figure()
+        with matplotlib.rc_context(STYLE):
+            figure = self._figure()
         super().__init__(controls, figure, [*self.boxes, *self.squares, self.map, self.dot, self.sum])
 
     def _figure(self) -> Figure:

@@ -13,10 +13,11 @@ from matplotlib.image import AxesImage
 from PIL import Image
 from torch import Tensor
 
+from coursekit.data.pixels import to_pixels
 from coursekit.diffusion.process import ddim_times
 from coursekit.diffusion.schedule import NoiseSchedule
 from coursekit.explore.base import Explorer, row_figure
-from coursekit.figures import BLUE, STYLE, VERMILION, as_picture
+from coursekit.figures import BLUE, STYLE, VERMILION
 from coursekit.runtime import one_thread
 
 SHOWN = 244   # pixels a side to which images are enlarged: as many as the figure gives them
@@ -92,9 +93,7 @@ class SamplingExplorer(Explorer):
 
 def enlarged(image: Tensor) -> np.ndarray:
     """An image (C, S, S) of [−1, 1], values beyond cut off, as (SHOWN, SHOWN, 3) bytes, enlarged without visible pixels."""
-    unit = as_picture((image.clamp(-1, 1) + 1) / 2)
-    colours = unit if unit.ndim == 3 else np.repeat(unit[..., None], 3, 2)
-    small = Image.fromarray((255 * colours).round().astype(np.uint8))
+    small = Image.fromarray(to_pixels(image.expand(3, -1, -1)).permute(1, 2, 0).numpy())
     return np.asarray(small.resize((SHOWN, SHOWN), Image.Resampling.LANCZOS))
 
 

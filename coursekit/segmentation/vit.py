@@ -13,7 +13,7 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
     """(length, dim) float64: entry [p, 2i] is sin(p/10000^(2i/dim)) and [p, 2i+1] the cosine of the same angle.
 
     The rows of positions p and p+k differ by a rotation that depends on k alone.
-    Raises ``ValueError`` for an odd ``dim``. Source: Vaswani et al. 2017, section 3.5; Bologna, notes, 3.1.
+    Raises ``ValueError`` for an odd ``dim``. Source: Vaswani and others 2017, section 3.5; Bologna, notes, 3.1.
     """
     if dim % 2:
         raise ValueError(f"dim must be even, since sines and cosines come in pairs; got {dim}")
@@ -55,7 +55,7 @@ class MultiHeadAttention(nn.Module):
     """Self-attention with ``heads`` heads of dim/heads channels each: (B, N, dim) to the same shape.
 
     Each head computes softmax(QKᵀ/√d)V, fused, so that no (N, N) matrix is kept. Equals ``nn.MultiheadAttention``.
-    Raises ``ValueError`` where ``heads`` does not divide ``dim``. Source: Bologna, notes, 3.1.1; Vaswani et al. 2017.
+    Raises ``ValueError`` where ``heads`` does not divide ``dim``. Source: Bologna, notes, 3.1.1; Vaswani and others 2017.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -82,7 +82,7 @@ class EncoderLayer(nn.Module):
     """Pre-norm: h = x + MHSA(LN(x)), then h + FFN(LN(h)). Queries, keys and values all see the normalised tokens.
 
     Equals ``nn.TransformerEncoderLayer`` with ``norm_first``, GELU and no dropout. (B, N, dim) to the same shape.
-    Source: Bologna, notes, 3.1.3; Xiong et al. 2020.
+    Source: Bologna, notes, 3.1.3; Xiong and others 2020.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float = 4) -> None:
@@ -118,7 +118,7 @@ class SegmentViT(nn.Module):
     a transformer without them cannot tell one order of the patches from another.
     Standardise the images first: nothing in here does it, whereas a U-Net's first batch norm does.
     Raises ``ValueError`` for images of another size, sizes that do not divide, counts below 1 and unknown names.
-    Sources: Dosovitskiy et al. 2021; Bologna, notes, 3.2; Basel, problem set 6, exercise 5.8.
+    Sources: Dosovitskiy and others 2021; Bologna, notes, 3.2; Basel, problem set 6, exercise 5.8.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Handing the workbook out and taking it back in: `python -m coursekit.student build` and `grade`.
+"""Handing the workbook out and taking it back in: ``python -m coursekit.student build`` and ``grade``.
 
-`build` makes student notebooks of the solution notebooks, `grade` reads what comes back, `fence` runs each answer in a
-process of its own with limits, and `attempt` is what runs there.
+``build`` makes student notebooks of the solution notebooks, ``grade`` reads what comes back, ``fence`` runs each answer in a
+process of its own with limits, and ``attempt`` is what runs there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class StudentError(Exception):
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder``, and those above it. Raises StudentError where that cannot be, or nothing can be written there."""
+    """Make ``folder``, and those above it. Raises ``StudentError`` where that cannot be, or nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""python -m coursekit.student.attempt: try one answer, in a process of its own. Started by `fence`, with the job as JSON on stdin.
+"""python -m coursekit.student.attempt: try one answer, in a process of its own. Started by ``fence``, with the job as JSON on stdin.
 
 What it says goes over the stdout that it was started with, each line behind a secret word: first each phase, then the verdict.
 The student's code gets empty standard streams. It may crash, hang or tamper; then no verdict comes, or the tampering is undone
@@ -39,7 +39,7 @@ class Statement:
 
 
 def statements(source: str) -> list[Statement]:
-    """The statements of a cell, as Jupyter would read it; a first line such as %%time counts for nothing. Raises SyntaxError."""
+    """The statements of a cell, as Jupyter would read it; a first line such as %%time counts for nothing. Raises ``SyntaxError``."""
     try:
         tree = ast.parse(source, "your cell")
     except SyntaxError:
@@ -120,7 +120,7 @@ def snapshot() -> Callable[[], None]:
     return restore
 
 
-def fence(memory: float, seconds: float) -> None:
+def limit(memory: float, seconds: float) -> None:
     """Allow this process ``memory`` GiB more than it has, and a share of processor time that outlives whoever started it by little."""
     if not memory_is_limited():
         return
@@ -130,11 +130,11 @@ def fence(memory: float, seconds: float) -> None:
         size = int(file.read().split()[0]) * resource.getpagesize() + int(memory * 2**30)
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = int(used.ru_utime + used.ru_stime + 10 * seconds + 600)
-    limits = {resource.RLIMIT_AS: size, resource.RLIMIT_CPU: spent, resource.RLIMIT_FSIZE: 2**28, resource.RLIMIT_CORE: 0}
-    for kind, limit in limits.items():
+    most = {resource.RLIMIT_AS: size, resource.RLIMIT_CPU: spent, resource.RLIMIT_FSIZE: 2**28, resource.RLIMIT_CORE: 0}
+    for kind, number in most.items():
         hard = resource.getrlimit(kind)[1]
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, limit))
+        number = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(kind, (number, number))
 
 
 def memory_is_limited() -> bool:
@@ -170,7 +170,7 @@ def attempt(job: dict[str, Any], phase: Callable[[str], None]) -> tuple[str, str
     exercise, judge = table[job["number"]], sys.modules["coursekit.exercises"].judge
     context = [statement for source in job["before"] for statement in statements(source)]
     restore = snapshot()
-    fence(job["memory"], job["seconds"])
+    limit(job["memory"], job["seconds"])
     phase("reading")
     try:
         own = [s for s in statements(job["answer"]) if _is_no_check(s)]

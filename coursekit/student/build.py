@@ -1,7 +1,7 @@
 """Solution notebooks → student notebooks: the solutions go, all else stays.
 
 An exercise is a paragraph "**Exercise 1.1** (easy, 5 minutes, 2 points)." and one code cell with one function, whose solution
-stands between `### BEGIN SOLUTION` and `### END SOLUTION`, and with `name = exercises.check("1.1", name)`.
+stands between ``### BEGIN SOLUTION`` and ``### END SOLUTION``, and with ``name = exercises.check("1.1", name)``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Task:
 def student_notebook(path: Path) -> tuple[NotebookNode, list[Task]]:
     """The student's form of the notebook whose .py is at ``path``, and its exercises in order; badge and setup cell as in the source.
 
-    Raises StudentError, naming notebook and cell, for an exercise that is not as the module's docstring says.
+    Raises ``StudentError``, naming notebook and cell, for an exercise that is not as the module's docstring says.
     """
     notebook = in_step(path)
     notebook.cells = [cell for cell in notebook.cells if "instructor" not in cell.metadata.get("tags", [])]
@@ -98,8 +98,8 @@ def build(root: Path, folder: Path, names: Iterable[str] = (), repository: str =
     """Write the student notebooks of the checkout ``root``, or those of ``names``, to ``folder``, and return their paths.
 
     ``repository``, "owner/name": where the files of ``folder`` will lie at the top of the branch main; without it, the one that
-    pyproject.toml names, if ``folder`` lies in the checkout. Raises StudentError, with nothing written, for a malformed notebook
-    or name, and for a file in the way that is not as `build` left it (``force`` replaces it).
+    pyproject.toml names, if ``folder`` lies in the checkout. Raises ``StudentError``, with nothing written, for a malformed notebook
+    or name, and for a file in the way that is not as ``build`` left it (``force`` replaces it).
     """
     if repository and not re.fullmatch(NAME, repository):
         raise StudentError(f"--repo {repository} is no repository's name; write owner/name, as in octocat/workbook")

@@ -52,7 +52,7 @@ class Original:
 
 
 def read(path: Path) -> Submission:
-    """The submission in the file ``path``. Raises Unreadable for anything but a notebook of Python cells in format 4."""
+    """The submission in the file ``path``. Raises ``Unreadable`` for anything but a notebook of Python cells in format 4."""
     try:
         size = path.stat().st_size
         if not size:
@@ -89,7 +89,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def recognise(submission: Submission, originals: dict[str, Original]) -> Original:
-    """Which notebook it is: as it says, else as the file is called, else by the functions in it. Raises Unreadable where none tells."""
+    """Which notebook it is: as it says, else as the file is called, else by the functions in it. Raises ``Unreadable`` where none tells."""
     if submission.claim in originals:
         return originals[submission.claim]
     if named := by_name(submission.path, originals):
@@ -108,7 +108,8 @@ def by_name(path: Path, originals: dict[str, Original]) -> Original | None:
 
 def find(task: Task, cells: dict[str, str]) -> str | None:
     """The student's cell for an exercise, among those that define its function, at the margin if any does: one that is not as it was
-    handed out if there is one; of these the one with the exercise's id, else the first."""
+    handed out if there is one; of these the one with the exercise's id, else the first.
+    """
     definition = rf"^([ \t]*)(?:(?:async[ \t]+)?def[ \t]+{task.name}\b|{task.name}[ \t]*=[ \t]*lambda\b)"
     found = {i: min(map(len, m)) for i, source in cells.items() if (m := re.findall(definition, source, re.MULTILINE))}
     own, stub = task.stub.id, task.stub.source.strip()
@@ -162,7 +163,8 @@ def grade(root: Path, paths: Sequence[Path], to: Path | None = None, seconds: fl
     """Grade all submissions among ``paths`` (files, and folders of .ipynb), write their reports, and return the exit status.
 
     Reports go to ``to``, or beside each submission; for more than one submission a table of all is written too.
-    0: each was graded; 1: some could not be, as their reports say. Raises StudentError where there is nothing to grade."""
+    0: each was graded; 1: some could not be, as their reports say. Raises ``StudentError`` where there is nothing to grade.
+    """
     built = {path.stem: student_notebook(path) for path in sources(root)}
     originals = {name: Original(name, tasks, code_cells(notebook)) for name, (notebook, tasks) in built.items()}
     files = _files(paths)

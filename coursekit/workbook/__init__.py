@@ -1,4 +1,4 @@
-"""The notebooks as files. `python -m coursekit.workbook` lists the commands; `notebooks`, `pages` and `publish` do the work."""
+"""The notebooks as files. ``python -m coursekit.workbook`` lists the commands; ``notebooks``, ``pages`` and ``publish`` do the work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class WorkbookError(Exception):
 def checkout(*modules: str) -> Path:
     """The root of the checkout, once its notebooks are there and ``modules``, which load Jupyter's tools, can be imported.
 
-    Raises WorkbookError that says what to install.
+    Raises ``WorkbookError`` that says what to install.
     """
     root = Path(coursekit.__file__).resolve().parents[1]
     if not (root / "notebooks").is_dir():

@@ -1,4 +1,5 @@
 """python -m coursekit.workbook COMMAND: the notebooks of this checkout as files."""
+
 from __future__ import annotations
 
 import argparse

@@ -2,6 +2,7 @@
 
 The .py (percent format) is the source of every cell; the .ipynb adds outputs, execution counts and cell ids.
 """
+
 from __future__ import annotations
 
 import base64
@@ -42,9 +43,10 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def sources(root: Path, names: Iterable[str] = ()) -> list[Path]:
-    """The notebooks' .py files in order; with `names` ("01", "01_patchwise_mlp", a path), only those.
+    """The notebooks' .py files in order; with ``names`` ("01", "01_patchwise_mlp", a path), only those.
 
-    Raises WorkbookError for a name that is no notebook, and where there is none at all."""
+    Raises ``WorkbookError`` for a name that is no notebook, and where there is none at all.
+    """
     found = sorted((root / "notebooks").glob("[0-9][0-9]_*.py"))
     if not found:
         raise WorkbookError(f"{root / 'notebooks'} holds no NN_name.py notebook")
@@ -75,12 +77,12 @@ def _fresh_id(source: str, taken: set[str]) -> str:
 
 
 def source_text(notebook: NotebookNode, path: Path) -> str:
-    """The text of the .py at `path` that stands for `notebook`."""
+    """The text of the .py at ``path`` that stands for ``notebook``."""
     return jupytext.writes(notebook, fmt="py:percent", config=load_jupytext_config(str(path)))
 
 
 def in_step(path: Path) -> NotebookNode:
-    """The .py at `path` with the ids, and for unchanged cells the outputs, of the .ipynb beside it, if there is one."""
+    """The .py at ``path`` with the ids, and for unchanged cells the outputs, of the .ipynb beside it, if there is one."""
     notebook, stored_path = read_source(path), path.with_suffix(".ipynb")
     if not stored_path.exists():
         return notebook
@@ -96,7 +98,7 @@ def in_step(path: Path) -> NotebookNode:
 
 
 def write_if_changed(path: Path, text: str) -> bool:
-    """Write `text`, unless the file holds it already; say whether it was written."""
+    """Write ``text``, unless the file holds it already; say whether it was written."""
     if path.exists() and path.read_bytes() == text.encode():
         return False
     path.write_bytes(text.encode())
@@ -109,7 +111,7 @@ def notebook_text(notebook: NotebookNode) -> str:
 
 
 def sync(path: Path) -> NotebookNode:
-    """Bring the .ipynb in step with the .py at `path` (cells edited in the .ipynb alone are lost), and the .py's header in order."""
+    """Bring the .ipynb in step with the .py at ``path`` (cells edited in the .ipynb alone are lost), and the .py's header in order."""
     notebook = in_step(path)
     written = [write_if_changed(path, source_text(notebook, path))]
     written += [write_if_changed(path.with_suffix(".ipynb"), notebook_text(notebook))]
@@ -120,7 +122,8 @@ def sync(path: Path) -> NotebookNode:
 def execute(path: Path) -> None:
     """Sync, execute in fast mode, write back, and record how long it took in data/results/run_times.json.
 
-    Raises WorkbookError, and leaves the old outputs, where `run` does."""
+    Raises ``WorkbookError``, and leaves the old outputs, where ``run`` does.
+    """
     start = time.perf_counter()
     write_if_changed(path.with_suffix(".ipynb"), notebook_text(run(sync(path), path)))
     record = {
@@ -153,9 +156,10 @@ def _commit(path: Path) -> str:
 
 
 def run(notebook: NotebookNode, path: Path) -> NotebookNode:
-    """Execute `notebook` in place, in fast mode and in the folder of `path`.
+    """Execute ``notebook`` in place, in fast mode and in the folder of ``path``.
 
-    Raises WorkbookError, naming the cell by nbval's number, for an error, for anything on stderr (warnings too) and for a timeout."""
+    Raises ``WorkbookError``, naming the cell by nbval's number, for an error, for anything on stderr (warnings too) and for a timeout.
+    """
     print(f"{path.stem}: executing", end=" ", flush=True)
     start = time.perf_counter()
     # This environment's own kernel, as nbval starts it: a kernel that happens to be called python3 may belong to another one.
@@ -201,7 +205,8 @@ def _settled(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 def compact(png: str) -> str:
     """A PNG in base64 with the smallest palette that shows it to within two of 255 levels, root mean square: charts and grey pictures
-    have one, photographs stay as they are. The repository keeps every version of every figure."""
+    have one, photographs stay as they are. The repository keeps every version of every figure.
+    """
     stored = Image.open(io.BytesIO(base64.b64decode(png)))
     if stored.mode == "P" or (stored.mode == "RGBA" and stored.getchannel("A").getextrema() != (255, 255)):
         return png

@@ -64,8 +64,10 @@ MathJax.Hub.Config({"HTML-CSS": {availableFonts: [], preferredFont: null, webFon
 """
 )
 
+
 def undescribed(notebook: NotebookNode) -> list[str]:
-    """The code cells that hold an image but no description of it in their `alt` metadata."""
+    """The code cells that hold an image but no description of it in their ``alt`` metadata."""
+
     def blank(cell: NotebookNode) -> bool:
         alt = str(cell.metadata.get("alt", "")).strip()
         return not alt or PLACEHOLDER in alt
@@ -80,9 +82,10 @@ def has_image(cell: NotebookNode) -> bool:
 
 
 def to_html(notebook: NotebookNode, name: str, pages: Sequence[tuple[str, str]] = (), colab: str = "") -> str:
-    """An executed notebook as one HTML page with described images. Raises WorkbookError naming each cell with an undescribed one.
+    """An executed notebook as one HTML page with described images. Raises ``WorkbookError`` naming each cell with an undescribed one.
 
-    `pages` are the (name, title) of all pages, in order; `colab` is where the notebook can be run, if anywhere."""
+    ``pages`` are the (name, title) of all pages, in order; ``colab`` is where the notebook can be run, if anywhere.
+    """
     if complaints := undescribed(notebook):
         raise WorkbookError("\n".join(f"{name}: {complaint}" for complaint in complaints))
     exporter = HTMLExporter(template_name="lab", raw_template=TEMPLATE, embed_images=True, mathjax_url=MATHJAX)
@@ -127,7 +130,10 @@ def _navigation(page: str, name: str, pages: Sequence[tuple[str, str]], colab: s
 
 
 def write_html(root: Path, target: Path) -> Path:
-    """Execute every notebook, write its HTML and an index to `target`, and return the index. The notebooks' own files stay as they are."""
+    """Execute every notebook, write its HTML and an index to ``target``, and return the index. The notebooks' own files stay as they are.
+
+    Raises ``WorkbookError`` where ``target`` is a file, and as ``run`` and ``to_html`` do.
+    """
     if target.exists() and not target.is_dir():
         raise WorkbookError(f"{target} is a file; name a folder for the HTML")
     shutil.copytree(Path(jupyter_server_mathjax.__file__).parent / "static", target / "mathjax", dirs_exist_ok=True)

@@ -1,4 +1,5 @@
 """Where the project is published: one line of pyproject.toml, from which badges and setup cells are stamped."""
+
 from __future__ import annotations
 
 import re
@@ -46,19 +47,20 @@ def setup_cell(repository: str, tag: str) -> str:
 
 
 def badge(repository: str, tag: str, name: str) -> str:
-    """The Colab badge of the notebook `name`, as a line of Markdown; empty where no repository is set."""
+    """The Colab badge of the notebook ``name``, as a line of Markdown; empty where no repository is set."""
     return f"{BADGE}({colab_url(repository, tag, name)})" if repository else ""
 
 
 def colab_url(repository: str, tag: str, name: str) -> str:
-    """Where Colab opens the notebook `name`; empty where no repository is set."""
+    """Where Colab opens the notebook ``name``; empty where no repository is set."""
     return f"https://colab.research.google.com/github/{repository}/blob/{tag}/notebooks/{name}.ipynb" if repository else ""
 
 
 def published(root: Path) -> tuple[str, str]:
     """The repository ("owner/name", or "" while it is unset) and the tag ("v" and the version) that pyproject.toml asks for.
 
-    Raises WorkbookError where it has no `repository` under [tool.coursekit]."""
+    Raises ``WorkbookError`` where it has no ``repository`` under [tool.coursekit].
+    """
     path = root / "pyproject.toml"
     settings = tomllib.loads(path.read_text(encoding="utf-8"))
     repository = settings.get("tool", {}).get("coursekit", {}).get("repository")
@@ -68,9 +70,10 @@ def published(root: Path) -> tuple[str, str]:
 
 
 def publish(root: Path, repository: str | None = None) -> list[Path]:
-    """Record `repository` ("" unsets it, None keeps what is recorded), stamp notebooks and README, and return the files that changed.
+    """Record ``repository`` ("" unsets it, None keeps what is recorded), stamp notebooks and README, and return the files that changed.
 
-    Raises WorkbookError, with nothing written, for a malformed name, a notebook without title or setup cell, a README without markers."""
+    Raises ``WorkbookError``, with nothing written, for a malformed name, a notebook without title or setup cell, a README without markers.
+    """
     recorded, tag = published(root)
     repository = recorded if repository is None else repository
     if repository and (not re.fullmatch(NAME, repository) or repository.endswith(".git")):
@@ -89,7 +92,7 @@ def publish(root: Path, repository: str | None = None) -> list[Path]:
 
 
 def _stamped(notebook: NotebookNode, path: Path, repository: str, tag: str) -> NotebookNode:
-    """`notebook` with its badge and its setup cell in order; ids, outputs and counts stay."""
+    """``notebook`` with its badge and its setup cell in order; ids, outputs and counts stay."""
     title, setup = _title(notebook, path), _setup(notebook, path)
     first, *rest = title.source.split("\n")
     line = badge(repository, tag, path.stem)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 COMMANDS = (
-    "ddpm.py", "ddpm.py --profile", "frechet.py --threads 1", "frechet.py --threads 2", "unet_step.py", "parts.py", "../readme_page.py",
+    "ddpm.py", "ddpm.py --profile", "frechet.py --threads 1", "frechet.py --threads 2",
+    "unet_step.py", "parts.py", "browser.py", "../readme_page.py",
 )   # fmt: skip
 
 if __name__ == "__main__":

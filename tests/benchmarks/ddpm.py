@@ -71,7 +71,7 @@ def process(model: nn.Module) -> Diffusion:
 
 
 class Training:
-    """A network with its optimiser, and what a step has cost."""
+    """A network with its optimizer, and what a step has cost."""
 
     def __init__(self, name: str, seed: int = 0) -> None:
         torch.manual_seed(seed)

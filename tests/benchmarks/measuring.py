@@ -24,7 +24,7 @@ from recording import keep as keep
 REST = "elementwise, sums, norms"
 KINDS = {
     "convolutions": ("convolution", "conv_"), "matrix products": ("mm",), "softmax": ("softmax",), "attention": ("scaled_dot", "attention"),
-    "group norm": ("group_norm",), "optimiser": ("lerp", "addcmul_", "addcdiv", "Adam", "_foreach", "sqrt"),
+    "group norm": ("group_norm",), "optimizer": ("lerp", "addcmul_", "addcdiv", "Adam", "_foreach", "sqrt"),
     "concatenation, copies": ("cat", "copy", "clone", "shuffle"),
 }   # fmt: skip
 

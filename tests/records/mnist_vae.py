@@ -48,7 +48,7 @@ def main() -> None:
                    f"--latent {options.latent} --seed {options.seed}",
         "data": "MNIST test files: 8,000 images to train, 2,000 held out" + (", binarised at random" if binary else ""),
         "settings": {"latent": options.latent, "channels": 32, "epochs": options.epochs, "batch": 100,
-                     "optimiser": "Adam, one cycle to 2e-3"},
+                     "optimizer": "Adam, one cycle to 2e-3"},
         "seed": options.seed, "device": "cpu",
         "training_cpu_minutes": round(minutes, 2), "n": len(held_out), "samples": SAMPLES, **scores(model, train, held_out, generator),
     }   # fmt: skip
