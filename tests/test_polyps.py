@@ -338,8 +338,9 @@ def test_where_nothing_can_be_written_it_works_in_memory_and_says_so(root, data_
     assert torch.equal(data.images, expected.images) and not [path for path in (data_root / "cache").iterdir() if path.is_dir()]
     data_root.joinpath("file").write_text("no folder")
     monkeypatch.setenv("COURSEKIT_DATA", str(data_root / "file"))
-    with pytest.warns(UserWarning, match=r"cannot be written .*anew each time"):
+    with pytest.warns(UserWarning, match=r"cannot be written .*anew each time") as warned:
         assert torch.equal(KvasirSEG(root, 16).masks, expected.masks)
+    assert warned[0].filename == __file__, "it points at the caller"
 
 
 # --- split and look-alikes ------------------------------------------------------------------------------------------------------------

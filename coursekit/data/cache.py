@@ -96,4 +96,4 @@ def _digest(path: Path) -> str:
 
 def _warn_not_kept(folder: Path, error: OSError) -> None:
     warnings.warn(f"{folder} cannot be written ({error}): the pictures are decoded anew each time. Set COURSEKIT_DATA to a folder "
-                  "that can be written", stacklevel=3)  # fmt: skip
+                  "that can be written", stacklevel=4)  # fmt: skip
