@@ -17,7 +17,7 @@
 # the patch was. Nobody said "convolution"; yet that is what you have built. After this notebook you can
 #
 # * write any such MLP as a convnet with the same outputs, the same gradients and the same number of parameters;
-# * say which details matter: the order of the pixels in a patch, a kernel that is *not* flipped, where $\sigma$ stands;
+# * say which details matter: the order of the pixels in a patch, a kernel that is *not* flipped, where the activation $\sigma$ stands;
 # * recognise the same trick in a classifier's last layers, in a vision transformer's patch embedding and its feed-forward block;
 # * explain why, for larger patches, the convnet needs less time and memory although it multiplies exactly as often.
 #
@@ -34,8 +34,10 @@ if getattr(util.find_spec("coursekit"), "origin", None) is None:
                               "To open notebooks without one, publish them first: make publish REPO=owner/name")
 
 # %% [markdown]
-# Every claim below is a line of code that prints ✓ or stops the notebook. The next cell holds everything that differs
-# between the two modes: `fast` for two CPU cores, `full` for a GPU.
+# Every claim below is a line of code that prints ✓ or stops the notebook. The number before a claim is that of its section and,
+# where there is one, of its equation. E0.1 and the like are formulas that a handout prints wrong: each is run, seen to fail "as
+# it should", and listed in section 8. The next cell holds everything that differs between the two modes: `fast` for two CPU
+# cores, `full` for a GPU.
 
 # %% tags=["parameters"]
 from coursekit import runtime
@@ -73,7 +75,7 @@ plt.show()
 # %% [markdown]
 # A pavilion above a lake: a real photograph, 427 pixels high and 640 wide, which scikit-learn bundles
 # ([danielbuechele](https://www.flickr.com/photos/danielbuechele/6061409035), [CC BY 2.0](https://creativecommons.org/licenses/by/2.0/)).
-# Formulas are tested on it and on random tensors of awkward shapes, in float64, so that a difference is a mistake and
+# Formulas are tested on it and on random tensors of awkward shapes, mostly in float64, so that a difference is a mistake and
 # not rounding.
 
 # %%
@@ -128,14 +130,15 @@ check_fails("E0.1  x[i:i+k-1, j:j+k-1]", x[0, 0, 2 : 2 + 3, 3 : 3 + 3], x[0, 0, 
 # %% [markdown]
 # ## 2  The first layer is a k×k convolution
 #
-# The MLP's first layer is $z_{ij} = W_1 p_{ij} + b_1$, with the same $W_1 \in \mathbb R^{D\times k^2}$ for every patch. Row $d$ of $W_1$,
-# written back as a square $\widetilde W_d[l, m] = W_1[d,\, lk+m]$, gives
+# The MLP's first layer makes $D$ numbers of a patch, $z_{ij} = W_1 p_{ij} + b_1$, with the same $W_1 \in \mathbb R^{D\times k^2}$ for every
+# patch (of one channel). Row $d$ of $W_1$, written back as a square $\widetilde W_d[l, m] = W_1[d,\, lk+m]$, gives
 #
 # $$z_{ij}[d] = \sum_{n=0}^{k^2-1} W_1[d, n]\, p_{ij}[n] + b_1[d] = \sum_{l=0}^{k-1}\sum_{m=0}^{k-1} \widetilde W_d[l, m]\; x[i+l,\, j+m] + b_1[d]. \tag{2.1}$$
 #
 # The right side is what `nn.Conv2d` computes with kernel $\widetilde W_d$. So one reshape turns the layer into a convolution.
 #
-# **Exercise 2.1** (medium, 10 minutes, 3 points). Write that convolution.
+# **Exercise 2.1** (medium, 10 minutes, 3 points). Write `linear_as_convolution`: the `nn.Conv2d` that does with an image what the
+# `nn.Linear` does with each of its patches.
 #
 # <details><summary>Hint 1</summary>Row d of the weight and output channel d of a convolution hold the same numbers: in which order does each of them run?</details>
 # <details><summary>Hint 2</summary>Make an <code>nn.Conv2d</code> of the layer's dtype, and copy weight and bias into it inside <code>torch.no_grad()</code>.</details>
@@ -241,8 +244,8 @@ check_close("2.1  the explorer's pixel, after three moves", explorer.shown.pixel
 # %% [markdown]
 # ## 3  The second layer is a 1×1 convolution
 #
-# After the activation, the patch at $(i, j)$ has become $D$ numbers $a_{ij}$, a column of $D$ channels at one pixel. The second layer
-# mixes them and looks at no other pixel:
+# After the activation, the patch at $(i, j)$ has become $D$ numbers $a_{ij} = \sigma(z_{ij})$, a column of $D$ channels at one pixel. The
+# second layer mixes them and looks at no other pixel:
 #
 # $$y_{ij}[c] = \sum_{d=0}^{D-1} W_2[c, d]\, a_{ij}[d] + b_2[c]. \tag{3.1}$$
 #
@@ -265,8 +268,8 @@ check_close("3.1  a linear layer at every pixel = 1×1 convolution", by_linear, 
 #
 # Layer by layer: one $k\times k$ convolution, then $L-1$ convolutions of size $1\times1$, with $\sigma$ *between* them, $L-1$ times in all.
 #
-# **Exercise 4.1** (medium, 10 minutes, 3 points). Write the convnet of a `PatchwiseMLP`. It has `layers` (the linear ones),
-# `activations` (one fewer), `channels` and `patch_size`.
+# **Exercise 4.1** (medium, 10 minutes, 3 points). Write `as_convnet`: the convnet of a `PatchwiseMLP`, the package's own patchwise MLP.
+# That has `layers` (the linear ones), `activations` (one fewer), `channels` (those of the image first) and `patch_size`.
 #
 # <details><summary>Hint 1</summary>After the first layer, of how many pixels does a layer see the numbers?</details>
 # <details><summary>Hint 2</summary>Collect modules in a list: the convolution of the first layer, then for each further layer its activation and a convolution.</details>
@@ -384,7 +387,7 @@ check_close("5.1  with copied weights and input (2, 4096, 1, 1)", conv(features[
 
 # %% [markdown]
 # In AlexNet, for example, the *first* fully connected layer reads a $256\times6\times6$ block: it is a $6\times6$ convolution, not a
-# $1\times1$ one. Made a convolution, it takes larger images, and answers with a map instead of one vector. We use 64 channels.
+# $1\times1$ one. Made a convolution, it takes larger images, and answers with a map instead of one vector. We use 64 channels in place of 256.
 
 # %%
 fc6 = nn.Linear(64 * 6 * 6, 128)
@@ -410,7 +413,7 @@ check_equal("5.2  tokens", tuple(tokens.shape), (1, 26 * 40, embedding))
 check_close("5.2  patch embedding = convolution with stride P", tokens, strided.flatten(2).transpose(1, 2))
 
 # %% [markdown]
-# In each later block, a feed-forward network treats every token alike, $\operatorname{FFN}(y) = W_2\,\sigma(W_1 y + b_1) + b_2$. A sequence is an
+# In each of the blocks that follow, a feed-forward network treats every token alike, $\operatorname{FFN}(y) = W_2\,\sigma(W_1 y + b_1) + b_2$. A sequence is an
 # image with one row, so that is (4.1) with $k=1$: two one-dimensional convolutions with kernels of size one.
 
 # %%
@@ -443,12 +446,12 @@ mlp = PatchwiseMLP(7, (3, 24, 3)).double()
 networks = {"patchwise MLP": mlp, "convnet": as_convnet(mlp)}      # the weights are copied before the first step
 losses = {}
 for name, network in networks.items():
-    optimiser, losses[name] = torch.optim.Adam(network.parameters(), lr=3e-3), []
+    optimizer, losses[name] = torch.optim.Adam(network.parameters(), lr=3e-3), []
     for noisy, clean in batches:
         loss = F.mse_loss(network(noisy), clean[:, :, 3:-3, 3:-3])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses[name].append(loss.item())
 
 # %%
@@ -482,7 +485,7 @@ before, after = (F.mse_loss(picture, pictures[2]) for picture in pictures[:2])
 check("6.1  error after cleaning, as a share of the error before", after / before, at_most=0.5)
 
 # %% [markdown]
-# Less speckle, softer edges: seven by seven pixels are enough to average noise away and not enough to know what a roof is.
+# Less speckle, softer edges, duller colours: seven by seven pixels are enough to average noise away and not enough to know what a roof is.
 #
 # ## 7  What it costs
 #
@@ -490,7 +493,7 @@ check("6.1  error after cleaning, as a share of the error before", after / befor
 #
 # $$M = (H-k+1)(W-k+1)\,\bigl(C k^2 D + D\,C_{\text{out}}\bigr) \tag{7.1}$$
 #
-# for one hidden layer of width $D$. PyTorch's own counter agrees (it counts a multiplication and an addition as two):
+# for $C$ channels in, one hidden layer of width $D$ and $C_{\text{out}}$ channels out. PyTorch's own counter agrees (it counts a multiplication and an addition as two):
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -529,7 +532,7 @@ patch_sizes = (1, 3, 5, 7, 9, 11)
 over_patches = np.array([cost(k, settings["cost_size"]) for k in patch_sizes])
 over_images = np.array([cost(9, size) for size in settings["image_sizes"]])
 
-# %% alt="Four panels, MLP against convnet. Over patch size, the MLP's time and memory climb steeply, the convnet's time climbs gently and its memory does not climb. Over image size both climb, the MLP's lie above."
+# %% alt="Four panels, MLP against convnet. Over patch size, from 3 on, the MLP's time and memory climb steeply, the convnet's time climbs gently and its memory does not climb. Over image size both climb, the MLP's lie above."
 figure, panels = plt.subplots(1, 4, figsize=(11, 2.7))
 xs = (patch_sizes, patch_sizes, settings["image_sizes"], settings["image_sizes"])
 ys = (over_patches[:, :2] * 1e3, over_patches[:, 2:] / 2**20, over_images[:, :2] * 1e3, over_images[:, 2:] / 2**20)
@@ -551,7 +554,7 @@ check("7.1  convnet's memory at any k as a share of that at k = 1", over_patches
 
 
 # %% [markdown]
-# Left, an image of fixed size: with growing $k$ the MLP's time and memory climb steeply; the convnet's time climbs less, and its
+# Left, an image of fixed size: from $k = 3$ on the MLP's time and memory climb steeply; the convnet's time climbs less, and its
 # memory does not climb at all, since it holds the image and the feature maps and neither grows with $k$. Right, $k = 9$: at every
 # image size the convnet needs less than half the memory. For $k = 1$ there is nothing to write down, and the two cost about the same.
 #
@@ -569,7 +572,7 @@ def first_layer(k, size):
 
 parts = np.array([first_layer(k, settings["cost_size"]) for k in patch_sizes])
 
-# %% alt="Left: multiplications against patch size, one rising curve that both forms share. Right: time of the MLP's first layer, split into writing the patches down and multiplying them, with the convolution's time as a line; for large patches writing takes a large part of it."
+# %% alt="Left: multiplications against patch size, one rising curve that both forms share. Right: time of the MLP's first layer, split into writing the patches down and multiplying them, with the convolution's time as a line: above the bars for small patches, far below them for large ones, where writing takes a large part."
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.7))
 size = settings["cost_size"]
 left.plot(patch_sizes, [multiplications((3, 64, 3), k, size, size) / 1e9 for k in patch_sizes], "D-", color=figures.GREEN)
@@ -585,10 +588,11 @@ plt.show()
 check("7.1  writing the patches down, as a share of the MLP's first layer, k = 11", parts[-1, 0] / parts[-1, :2].sum(), at_least=0.15)
 
 # %% [markdown]
-# The multiplications (left) grow about as $k^2$, and for both forms alike. The bars (right) split the MLP's first layer: a good part of
-# its time goes into writing the patches down (hatched), work that no one needs for the result. A convolution written for
-# the purpose reads the pixels where they are; how much faster that is depends on the library that PyTorch was built with,
-# which is why the check of the times asks only that the convnet be ahead.
+# The multiplications (left) grow about as $k^2$, and for both forms alike. The bars (right) split the MLP's first layer: for large
+# patches a good part of its time goes into writing them down (hatched), work that no one needs for the result. A convolution written
+# for the purpose reads the pixels where they are. For small patches that need not be faster, as the dashed line shows; for large ones
+# it is, and by how much depends on the library that PyTorch was built with. So the check of the times, above, asks only that the
+# convnet be ahead for $k = 7$, 9 and 11 together.
 
 # %% [markdown]
 # ## 8  Errata in the handouts

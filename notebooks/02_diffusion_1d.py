@@ -34,8 +34,10 @@ if getattr(util.find_spec("coursekit"), "origin", None) is None:
                               "To open notebooks without one, publish them first: make publish REPO=owner/name")
 
 # %% [markdown]
-# Every claim below is a line of code that prints ✓ or stops the notebook. The next cell holds everything that differs
-# between the two modes: `fast` for two CPU cores, `full` for a machine with more time.
+# Every claim below is a line of code that prints ✓ or stops the notebook. The number before a claim is that of its section and,
+# where there is one, of its equation. E0.5 and the like are formulas that a handout prints wrong: each is run, seen to fail "as
+# it should", and listed in section 8. The next cell holds everything that differs between the two modes: `fast` for two CPU
+# cores, `full` for a machine with more time.
 
 # %% tags=["parameters"]
 from coursekit import runtime
@@ -76,9 +78,10 @@ def randn(*shape):
 
 
 # %% [markdown]
-# **Notation.** $\alpha_t = 1 - \beta_t$ belongs to one step and $\bar\alpha_t = \alpha_1 \cdots \alpha_t$ to all steps so far. The handouts do not agree on
-# this: one writes $\alpha_t$ for the product, another $a_t$ for its root. A schedule's arrays are indexed by $t$ itself, with
-# $\alpha_0 = \bar\alpha_0 = 1$ in front, so `alpha_bar[t - 1]` is right at the first step too. Two schedules and one law of data will do:
+# **Notation.** $T$ steps lead from the data $x_0$ to noise $x_T$, and $\beta_t$ is the variance of the noise that step $t$ adds.
+# $\alpha_t = 1 - \beta_t$ belongs to one step and $\bar\alpha_t = \alpha_1 \cdots \alpha_t$ to all steps so far. The handouts do not agree on
+# this: one writes $\alpha_t$ for the product, another $a_t$ for its root. A **schedule** is the list of all $\beta_t$. Its arrays are indexed
+# by $t$ itself, with $\alpha_0 = \bar\alpha_0 = 1$ in front, so `alpha_bar[t - 1]` is right at the first step too. Two schedules and one law of data will do:
 
 # %%
 linear, cosine = NoiseSchedule.linear(50, 0.002, 0.4), NoiseSchedule.cosine(50)
@@ -165,7 +168,7 @@ for t in (1, 10, 50):
 direct = linear.alpha_bar[10].sqrt() + (1 - linear.alpha_bar[10]).sqrt() * randn(samples)
 check("1.2  p-value of walkers against direct draws, t = 10", ks_2samp(paths[10], direct).pvalue, at_least=1e-3)
 
-# %% alt="Ten noisy paths start at 1 and spread out until they fill a band from minus 3 to 3; the band's centre falls from 1 to 0."
+# %% alt="Ten noisy paths start at 1 and spread out inside a band that widens to reach from minus 3 to 3; one leaves it for a few steps. The band's centre falls from 1 to 0."
 figure, axes = plt.subplots(figsize=(7, 3))
 centre, spread = linear.alpha_bar.sqrt(), (1 - linear.alpha_bar).sqrt()
 axes.fill_between(range(51), centre - 3 * spread, centre + 3 * spread, color=figures.SKY, alpha=0.3, label="±3σ band of (1.2)")
@@ -200,7 +203,7 @@ check_fails("E3.12  the same ε at every step", walked, walk(torch.ones(samples)
 
 # %% [markdown]
 # The fourth is in the merging of two steps. Two independent Gaussians add by their variances, so the merged noise has the standard
-# deviation $\sqrt{\alpha_t(1-\alpha_{t-1}) + 1-\alpha_t} = \sqrt{1-\alpha_t\alpha_{t-1}}$. Printed are two roots side by side, of squares:
+# deviation $\sqrt{\alpha_t(1-\alpha_{t-1}) + 1-\alpha_t} = \sqrt{1-\alpha_t\alpha_{t-1}}$. Printed in its place is the sum of two roots, each of a square:
 
 # %%
 a, b = torch.tensor(0.5), torch.tensor(0.5)                        # α_t and α_{t−1}
@@ -209,7 +212,7 @@ check_close("1.2  two steps merged, within five standard errors", merged, (1 - a
 check_fails("E3.13  √(√(α_t − α_t α_{t−1})²) + √((1−α_t)²)", (1 - a * b).sqrt(), (a - a * b).sqrt() + (1 - a), by=0.1)
 
 # %% [markdown]
-# The fifth is a matter of cost. Walking takes $\tau$ steps; (1.2) takes one, whatever $\tau$ is, **if** $\bar\alpha_\tau$ is in a table. One handout counts $O(1)$ and
+# The fifth is a matter of cost. To reach time $\tau$ by walking takes $\tau$ steps; (1.2) takes one, whatever $\tau$ is, **if** $\bar\alpha_\tau$ is in a table. One handout counts $O(1)$ and
 # leaves the table out: whoever multiplies $\tau$ factors for each draw is back at $O(\tau)$. One draw of each, timed for growing $\tau$:
 
 # %%
@@ -322,7 +325,7 @@ check("1.2  correlation with x_50, absolute", likeness[5].abs(), at_most=0.1)
 # ### Play with it
 #
 # Choose a schedule and a time, and watch the photograph go. The three curves show $\beta_t$, $\bar\alpha_t$ and the logarithm of the signal-to-noise ratio
-# $\bar\alpha_t/(1-\bar\alpha_t)$, which is the best clock of a diffusion: at zero there is as much noise as signal.
+# $\bar\alpha_t/(1-\bar\alpha_t)$, which is the best clock of a diffusion: where the logarithm is zero there is as much noise as signal.
 
 # %%
 explorer = ScheduleExplorer()
@@ -395,14 +398,14 @@ plt.show()
 #
 # ### The posterior
 #
-# For a pair of Gaussians, knowing one shifts the mean of the other by $\operatorname{Cov}/\operatorname{Var}$ times the surprise and shrinks its variance. Applied to
+# For a pair of Gaussians, knowing one shifts the mean of the other by $\operatorname{Cov}/\operatorname{Var}$ times the surprise (how far the known one lies from its mean) and shrinks its variance. Applied to
 # (2.2), $q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t, \tilde\beta_t)$ with a mean that can be written in three ways,
 #
 # $$\tilde\mu_t = \sqrt{\bar\alpha_{t-1}}\,x_0 + \frac{\sqrt{\alpha_t}(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\left(x_t - \sqrt{\bar\alpha_t}\,x_0\right)
 # = \frac{1}{\sqrt{\alpha_t}}\left(x_t - \frac{1-\alpha_t}{1-\bar\alpha_t}\left(x_t-\sqrt{\bar\alpha_t}\,x_0\right)\right)
 # = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t\,x_0 + \sqrt{\alpha_t}(1-\bar\alpha_{t-1})\,x_t}{1-\bar\alpha_t}, \tag{2.3}$$
 #
-# and the variance, which that handout leaves out although no sampler can do without it,
+# and the variance, which the same handout leaves out although no sampler can do without it,
 #
 # $$\tilde\beta_t = b^2 - \frac{(bd)^2}{1-\bar\alpha_t} = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t. \tag{2.4}$$
 #
@@ -436,10 +439,12 @@ for form in ("conditioning", "residual"):
 check_close("2.4  variance by conditioning, every t", variance, b**2 - (b * d) ** 2 / (1 - alpha_bar[1:]))
 
 # %% [markdown]
-# So far we have trusted the rule for pairs of Gaussians. Bayes' rule needs no rule: multiply two densities on a fine grid, divide by
+# So far we have trusted the rule for pairs of Gaussians. Bayes' rule does without it: multiply two densities on a fine grid, divide by
 # the third,
 #
 # $$q(x_{t-1} \mid x_t, x_0) = \frac{q(x_t \mid x_{t-1})\,q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)}. \tag{2.5}$$
+#
+# **As printed in one handout**: one more $q(x_t)$ in the denominator of (2.5), and a $\tilde\mu_t$ whose root over $\alpha_t$ covers $1-\bar\alpha_{t-1}$ too.
 
 # %%
 x_t, t, grid = torch.tensor(1.1), 20, torch.linspace(-8, 8, 4001)
@@ -473,11 +478,11 @@ plt.show()
 
 # %% [markdown]
 # Where $x_{t-1}$ may be according to $x_0$ (broad) and according to $x_t$ (narrower): the product is narrower than either, and the grid's dots lie
-# on the formula's curve. $\tilde\mu_t$ needs the right root: with the printed one, which also covers $1-\bar\alpha_{t-1}$, the mean moves away.
+# on the formula's curve. With the root too long, the mean moves away.
 #
 # ### Any two times
 #
-# Nothing forces $s = t-1$. One handout writes $z_t = a_t x + \sigma_t\varepsilon$ with $a_t = \sqrt{\bar\alpha_t}$ and $\sigma_t^2 = 1-\bar\alpha_t$, and for $s < t$
+# Nothing forces $s = t-1$. One handout writes $z_t = a_t x + \sigma_t\varepsilon$, with $x$ for our $x_0$, $a_t = \sqrt{\bar\alpha_t}$ and $\sigma_t^2 = 1-\bar\alpha_t$, and for $s < t$
 #
 # $$q(z_t \mid z_s) = \mathcal N(a_{t|s} z_s, \sigma_{t|s}^2), \quad a_{t|s} = \frac{a_t}{a_s}, \quad \sigma_{t|s}^2 = \sigma_t^2 - a_{t|s}^2\sigma_s^2; \qquad
 # q(z_s \mid z_t, x) = \mathcal N\!\left(\frac{a_{t|s}\sigma_s^2}{\sigma_t^2} z_t + \frac{a_s\sigma_{t|s}^2}{\sigma_t^2} x,\; \frac{\sigma_{t|s}^2\sigma_s^2}{\sigma_t^2}\right). \tag{2.6}$$
@@ -534,8 +539,9 @@ literal = a_ts * sigma_s * noise_s + variance_ts.sqrt() * total                 
 check_fails("E4.6  the same ε_t on both sides", sigma_t**2, literal.var(), by=0.1)
 
 # %% [markdown]
-# If a network guesses $\hat x$ for $x$, the guess goes into (2.6), and the divergence between the two posteriors is a difference of
-# signal-to-noise ratios $\mathrm{SNR} = a^2/\sigma^2$ times the squared error:
+# If a network guesses $\hat x$ for $x$, the guess goes into (2.6): the mean moves from $\mu_Q$ to $\mu_\theta$, the variance $\sigma_Q^2$ stays. The
+# Kullback–Leibler divergence (KL) between the two posteriors is half a difference of signal-to-noise ratios
+# $\mathrm{SNR} = a^2/\sigma^2$ times the squared error:
 #
 # $$\mathrm{KL} = \tfrac{1}{2\sigma_Q^2}(\mu_Q-\mu_\theta)^2 = \tfrac12\left(\mathrm{SNR}(s) - \mathrm{SNR}(t)\right)(x-\hat x)^2. \tag{2.7}$$
 
@@ -576,7 +582,7 @@ check_close("3.1  data in one point: the posterior of section 2", torch.tensor([
 
 
 # %% [markdown]
-# A model that answers with a Gaussian can do no better than the one with the same mean and variance. How much it loses is a divergence,
+# A model that answers with a Gaussian can do no better than the one with the same mean and variance. How much it loses is a divergence, in nats since the logarithm is natural,
 #
 # $$D_t(x_t) = \mathrm{KL}\!\left(q(x_{t-1}\mid x_t) \,\big\|\, \mathcal N(m, v)\right), \quad m, v \text{ the moments of } q(x_{t-1} \mid x_t), \tag{3.2}$$
 #
@@ -593,11 +599,11 @@ def divergence(kernel):
 
 lone = divergence(GaussianMixture([1.0], [0.3], [0.5]))[0]
 check_close("3.2  a single Gaussian loses nothing", lone, 0.0)
-shuffled = divergence(data)[1]                                     # any other Gaussian is worse: here one that is shifted
-shifted = torch.trapezoid(data.log_prob(grid).exp() * (shuffled.log_prob(grid) - Normal(shuffled.mean + 0.3, shuffled.stddev).log_prob(grid)), grid)
+best = divergence(data)[1]                                     # any other Gaussian is worse: here one that is shifted
+shifted = torch.trapezoid(data.log_prob(grid).exp() * (best.log_prob(grid) - Normal(best.mean + 0.3, best.stddev).log_prob(grid)), grid)
 check("3.2  what a shift by 0.3 adds to the divergence", shifted, at_least=0.01)
 
-# %% alt="Three panels, the exact density of x at t\u22121 against its best Gaussian. With 5 steps the exact one has two separate humps and the Gaussian covers the gap between them; with 20 steps it is one slightly lopsided hump; with 200 steps the curves coincide."
+# %% alt="Three panels, the exact density of x at t\u22121 against its best Gaussian. With 5 steps the exact one has two humps and the Gaussian has its top between them; with 20 steps it is one slightly lopsided hump; with 200 steps the curves coincide."
 figure, panels = plt.subplots(1, 3, figsize=(9, 2.5))
 found = []
 for axes, T in zip(panels, (5, 20, 200), strict=True):
@@ -621,7 +627,7 @@ check("3.2  divergence, 200 steps", found[2], at_most=1e-3)
 
 # %% [markdown]
 # The exact step back at $x_t = 0.1$, between the humps, where it is undecided which hump it came from. With five coarse steps the answer is "left or
-# right", two humps, and the best Gaussian peaks in the gap between them. With two hundred fine steps it is Gaussian to the eye.
+# right", two humps, and the best Gaussian peaks between them. With two hundred fine steps it is Gaussian to the eye.
 #
 # One number for each $t$: the divergence, averaged over $x_t$. Left over $t$, right for a single step of size $\beta$ from the same place, $\bar\alpha_{t-1} = 0.6$.
 
@@ -673,7 +679,7 @@ explorer
 explorer.snapshot(schedule="linear", T=10, t=0.2, x_t=0.15)
 
 # %% [markdown]
-# Ten steps, in the gap: the exact kernel (shaded) has two humps where the Gaussian (dashed) has one, and the marker at the right stands high on the curve. We move to
+# Ten steps, in the gap: the exact kernel (shaded) has two humps where the Gaussian (dashed) has one, and the marker in the right panel stands high on the curve. We move to
 # fifty steps and compare with the formulas; the explorer takes strides of equal length through one schedule of 1000 steps.
 
 # %%
@@ -738,7 +744,7 @@ check_fails("E0.10  a θ shared by three t: the same θ", best_theta(weights), b
 
 # %% [markdown]
 # A model that may answer differently at every $x_t$ and every $t$ has no such conflict: whatever the weights, it does best to answer the conditional
-# mean $\mathbb E[\varepsilon_t \mid x_t]$ at each. Large networks live near this case, which is why dropping the weights does little harm.
+# mean $\mathbb E[\varepsilon_t \mid x_t]$ at each. Large networks live near this case, one reason why dropping the weights does little harm.
 #
 # ### One-step noise and total noise
 #
@@ -775,7 +781,7 @@ plt.show()
 # The same wiggles, drawn smaller: $x_t$ tells little about the noise of its last step and much about all of it. Neither can be predicted without error, so
 # neither loss can reach zero.
 #
-# **Exercise 4.1** (easy, 5 minutes, 2 points). Write (4.4), for total noise.
+# **Exercise 4.1** (easy, 5 minutes, 2 points). Write `mean_from_noise`, that is (4.4), for total noise.
 #
 # <details><summary>Hint 1</summary>Of all the noise in x at time t, which share came with the last step?</details>
 # <details><summary>Hint 2</summary>Subtract β/√(1 − ᾱ) times the noise, then divide all of it by √α: a bar on one of them only.</details>
@@ -801,8 +807,8 @@ check_close("4.4  with the true noise: the posterior mean (2.3)", mean_from_nois
 # %% [markdown]
 # ### A silent bug
 #
-# The handout's $\mu_\theta$ has the weight $\sqrt{\beta_t}$ of (4.1), correct for its one-step noise. Feed it a network trained on total noise, as all
-# the others are, and nothing crashes. To see what comes out we put the **exact** $\mathbb E[\bar\varepsilon \mid x_t]$ in the network's place and run 200 steps back from
+# The same handout's $\mu_\theta$ has the weight $\sqrt{\beta_t}$ of (4.1), correct for its one-step noise. Feed it a network trained on total noise, as
+# in the other handouts, and nothing crashes. To see what comes out we put the **exact** $\mathbb E[\bar\varepsilon \mid x_t]$ in the network's place and run 200 steps back from
 # noise. The distance to the data is Wasserstein's, $W_1$: how far, on average, one has to move the samples.
 
 # %%
@@ -835,7 +841,7 @@ check("E0.9  W1 with √β_t", distance(mixed), at_least=0.5)
 check_fails("E0.9  mean and standard deviation with √β_t", torch.stack([right.mean(), right.std()]), torch.stack([mixed.mean(), mixed.std()]), by=0.3)
 
 
-# %% alt="Two histograms. Left, the samples of the right sampler fill the two humps of the data's density. Right, those of the wrong one pile up in one heap near the larger hump and leave the smaller one empty."
+# %% alt="Two histograms. Left, the samples of the right sampler fill the two humps of the data's density. Right, those of the wrong one pile up in one heap near the larger hump and leave the smaller one nearly empty."
 def show_samples(*titled):
     _, panels = plt.subplots(1, len(titled), figsize=(3 * len(titled), 2.4), sharey=True)
     for axes, (title, x) in zip(panels, titled, strict=True):
@@ -849,12 +855,13 @@ show_samples(("weight $β_t/\\sqrt{1-ᾱ_t}$", right), ("weight $\\sqrt{β_t}$",
 plt.show()
 
 # %% [markdown]
-# Left, the right weight: both humps, in the right proportion. Right, the other weight subtracts too much noise at every step; the small hump is gone.
+# Left, the right weight: both humps, in the right proportion. Right, the other weight subtracts too much noise at every step; the small hump is all but gone.
 #
 # ### Four more misprints
 #
-# One handout derives (4.4) (it writes $\alpha_t$ for our $\bar\alpha_t$; we translate). It solves for $x_0$ with a plus where a minus belongs, divides by
-# $\sqrt{1-\bar\alpha_{t-1}}$, in the last step too where that is zero, and squares the weight with a root lost:
+# One handout derives (4.4) (it writes $\alpha_t$ for our $\bar\alpha_t$; we translate). It solves for $x_0$ with a plus where a minus belongs; it divides by
+# $\sqrt{1-\bar\alpha_{t-1}}$, which is zero at $t = 1$; its last step uses $\beta_t$ for $\beta_1$; and the weight of its loss has $\bar\alpha_{t-1}$ where
+# $1-\bar\alpha_t$ belongs. Right are:
 #
 # $$x_0 = \frac{x_t - \sqrt{1-\bar\alpha_t}\,\bar\varepsilon}{\sqrt{\bar\alpha_t}}, \qquad
 # (\tilde\mu_t - \mu_\theta)^2 = \frac{\beta_t^2}{(1-\bar\alpha_t)\,\alpha_t}\,(\bar\varepsilon-\varepsilon_\theta)^2. \tag{4.5}$$
@@ -899,8 +906,8 @@ check("E2.64  printed over right at t = 50", ratio[-1], at_least=1000)
 # %% [markdown]
 # ## 5  ELBO surgery
 #
-# Training a diffusion model maximises a lower bound of $\log p_\theta(x_0)$. We take the bound apart on a chain where everything can be computed: ten steps from a known $x_0$, and a
-# model $p_\theta(x_{t-1} \mid x_t) = \mathcal N(k_t x_t + m_t, v_t)$ with arbitrary numbers for $\theta$.
+# Training a diffusion model maximises a lower bound of $\log p_\theta(x_0)$, the evidence lower bound or ELBO. We take it apart on a chain where everything can be computed: ten steps
+# from a known $x_0$, and a model $p_\theta(x_{t-1} \mid x_t) = \mathcal N(k_t x_t + m_t, v_t)$ that starts from $p(x_T) = \mathcal N(0, 1)$, with arbitrary numbers for $\theta$.
 #
 # $$\mathrm{ELBO} = \mathbb E_q\!\left[\log \frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right] = \log p_\theta(x_0) - \mathrm{KL}\!\left(q(x_{1:T}\mid x_0)\,\big\|\,p_\theta(x_{1:T}\mid x_0)\right). \tag{5.1}$$
 #
@@ -927,11 +934,11 @@ elbo = log_p - kl_divergence(MultivariateNormal(q_mean[1:], q_cov[1:, 1:]), mode
 
 
 # %% [markdown]
-# Now two decompositions. **The first** pairs each step back with the step forward that it undoes in time order,
+# Now two decompositions. **The first** goes through the times in order and pairs the step back to $x_t$ with the step forward to $x_t$,
 #
 # $$\mathrm{ELBO} = \mathbb E\log p_\theta(x_0\mid x_1) + \sum_{t=1}^{T-1} \underbrace{\mathbb E\log\frac{p_\theta(x_t\mid x_{t+1})}{q(x_t\mid x_{t-1})}}_{L_t} + \mathbb E\log\frac{p(x_T)}{q(x_T\mid x_{T-1})}, \tag{5.2}$$
 #
-# **the second** uses Bayes' rule (2.5) to make every term a divergence between densities of the same variable:
+# **the second** uses Bayes' rule (2.5) to make every term of the sum a divergence, between two laws of $x_{t-1}$ that are both given $x_t$:
 #
 # $$\mathrm{ELBO} = \mathbb E\log p_\theta(x_0\mid x_1) - \sum_{t=2}^{T} \underbrace{\mathbb E\,\mathrm{KL}\!\left(q(x_{t-1}\mid x_t,x_0)\,\big\|\,p_\theta(x_{t-1}\mid x_t)\right)}_{L'_t} - \mathrm{KL}\!\left(q(x_T\mid x_0)\,\big\|\,p(x_T)\right). \tag{5.3}$$
 #
@@ -1037,7 +1044,9 @@ plt.show()
 #
 # $$x_{t-1} = \mu_t + \sigma_t z, \qquad z \sim \mathcal N(0, 1) \text{ for } t > 1, \quad z = 0 \text{ for } t = 1, \tag{6.1}$$
 #
-# with $\mu_t$ from (4.4) and the network's $\bar\varepsilon$. **Exercise 6.1** (medium, 10 minutes, 3 points). Write this step, with $\sigma_t^2 = \tilde\beta_t$ of (2.4).
+# with $\mu_t$ from (4.4) and the network's $\bar\varepsilon$.
+#
+# **Exercise 6.1** (medium, 10 minutes, 3 points). Write `ancestral_step`, one such step, with $\sigma_t^2 = \tilde\beta_t$ of (2.4).
 #
 # <details><summary>Hint 1</summary>Which two functions that you have written give the mean and the variance of this step?</details>
 # <details><summary>Hint 2</summary>The mean is <code>mean_from_noise</code>. The variance is the second result of <code>posterior</code>, which depends on t alone, so that any x_0 will do.</details>
@@ -1072,9 +1081,9 @@ def sample_back(schedule, predict=data.expected_noise, keep=False):
 paths = sample_back(NoiseSchedule.cosine(200), keep=True)
 check("6.1  W1 to the data after 200 steps", distance(paths[0]), at_most=0.05)
 
-# %% alt="Twelve paths run from right to left: at t = 200 spread like a bell curve, drifting apart from about the middle on, and ending in two bundles, at minus 1 and at 1.5, beside the density of the data. At both margins histograms with the exact densities on them."
+# %% alt="Forty paths run from right to left: at t = 200 spread like a bell curve, drifting apart from about the middle on, and ending in two bundles, the larger at minus 1 and the smaller at 1.5. At both margins histograms of all samples with the exact densities on them; the one at t = 0 has two humps, at minus 1 and at 1.5."
 figure, (end, axes, start) = plt.subplots(1, 3, figsize=(8, 3), width_ratios=(1, 4, 1), sharey=True)
-axes.plot(torch.arange(0, 201, 4), paths[::4, :12], linewidth=0.6, color=figures.BLUE)
+axes.plot(torch.arange(0, 201, 4), paths[::4, :40], linewidth=0.4, color=figures.BLUE)
 axes.set(xlabel="t", ylim=(-3.5, 3.5), title="from noise (right) to data (left)")
 for margin, x, signal in ((end, paths[0], 1.0), (start, paths[-1], 0.0)):
     margin.hist(x, bins=80, range=(-3.5, 3.5), density=True, orientation="horizontal", color=figures.SKY)
@@ -1084,12 +1093,13 @@ end.set_ylabel("x")
 plt.show()
 
 # %% [markdown]
-# No network, no training: paths that start as noise part ways in the middle and end in the two humps.
+# No network, no training, and noise becomes data: forty paths that start as noise part ways in the middle and end in the two humps, and the histogram of all
+# samples at the left fills both.
 #
 # ### Play with it
 #
 # Forward paths from one point and backward paths from noise, as long as the slider says. $\eta$ scales the fresh noise on the way back: 1 is (6.1), 0 is
-# the deterministic sampler DDIM, whose paths never cross.
+# the deterministic sampler DDIM (notebook 05, section 4), whose paths never cross.
 
 # %%
 explorer = TrajectoryExplorer()
@@ -1136,12 +1146,12 @@ for name, values in distances.items():
 
 
 # %% [markdown]
-# More steps, smaller distance, down towards what samples of the data itself have. (The linear schedule starts at 50: with fewer steps, 20/T per
-# step would leave no room.) With few steps each step back is far from Gaussian, section 3.
+# More steps, smaller distance, down towards what samples of the data itself have. (The linear schedule starts at 50: with 20 steps or fewer its
+# last $\beta$, which is $20/T$, would reach 1.) With few steps each step back is far from Gaussian, section 3.
 #
 # ### Wrong variants that run
 #
-# **As printed in the handouts.** One slide puts bars on all $\alpha$ of (4.4) on its second appearance; that jumps to $\hat x_0$ and adds noise to it. It also
+# **As printed in the handouts.** Where one set of slides gives (4.4) a second time, all $\alpha$ have bars; that jumps to $\hat x_0$ and adds noise to it. It also
 # leaves $\sigma_t$ undefined; $\beta_t$ and $\tilde\beta_t$ both work, but leaving it out does not. And one handout's $\sigma_t$ is a variance in the loss and a standard
 # deviation in the sampler: whoever adds $\sigma_t^2 z$ samples too narrowly. The printed posterior mean of section 2 blows up.
 
@@ -1198,7 +1208,7 @@ check_fails("E2.60  (μ − μ')²/(2σ)", kl_divergence(p, q), torch.tensor(0.3
 # ### Schedules that do not end in noise, and one that ends in nothing
 #
 # Sampling starts from $\mathcal N(0, 1)$, so the forward process has to end there. **As printed**: "since $\beta_t < 1$, $\bar\alpha_t \to 0$". The product goes to zero if and
-# only if the $\beta_t$ add up to infinity; and at a finite $T$ one has to look. Two that stop short:
+# only if the $\beta_t$ add up to infinity; and at a finite $T$ one has to look. Two that stop short, $\beta_t = 1/(t+1)^2$ and the usual numbers of 1000 steps taken for 50:
 
 # %%
 shrinking = 1 - 1 / (torch.arange(1, 100_001) + 1.0) ** 2           # β_t = 1/(t+1)²
@@ -1212,11 +1222,11 @@ check("6.3  W1 of samples that start from N(0, 1) all the same", distance(sample
 
 
 # %% [markdown]
-# The cosine schedule is $\alpha_t = f(t)/f(t-1)$, clipped at 0.001 from below, with
+# The cosine schedule is $\alpha_t = f(t)/f(t-1)$, clipped at 0.001 from below, with a small offset $s$ (usually 0.008) and
 #
 # $$f(t) = \cos^2\!\left(\frac{\pi}{2}\cdot\frac{t/T+s}{1+s}\right), \qquad \bar\alpha_t = \prod_{r\le t}\alpha_r. \tag{6.4}$$
 #
-# **Exercise 6.2** (easy, 10 minutes, 2 points). Write its $\alpha_t$, for any $T$ and $s$.
+# **Exercise 6.2** (easy, 10 minutes, 2 points). Write `cosine_alpha`: all its $\alpha_t$, for any $T$ and $s$.
 #
 # <details><summary>Hint 1</summary>f says which share is left after t steps. Which part of what was there before does one step leave?</details>
 # <details><summary>Hint 2</summary>Compute f at t = 0 … T in float64, divide each value by the one before, and clip the quotients from below.</details>
@@ -1276,8 +1286,8 @@ check_fails("6.5  at 50 steps it is the data's", sampled.var() / 0.25, 1.0, by=0
 
 
 # %% [markdown]
-# With 50 steps and a perfect network, an eighth of the variance is missing: each step uses $\tilde\beta_t$, the spread when $x_0$ is known, and leaves out the spread of $x_0$
-# itself. With 1000 steps the loss is below one hundredth. It is no bug, and no training cures it.
+# With 50 steps of the cosine schedule and a perfect network, an eighth of the variance of $\mathcal N(0, 0.5^2)$ is missing: each step uses $\tilde\beta_t$, the spread when $x_0$ is known, and leaves out the spread of $x_0$
+# itself. With 1000 steps less than one hundredth is missing. It is no bug, and no training cures it.
 #
 # ### What clipping does
 #
@@ -1340,24 +1350,25 @@ class TinyNoise(nn.Module):
 
 # %%
 networks = {"L2": TinyNoise(linear), "L1": TinyNoise(linear)}
-parameters = [p for network in networks.values() for p in network.parameters()]   # they share none, so one optimiser does for both
-optimiser = torch.optim.Adam(parameters, lr=4e-3)
-decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings["train_steps"])
+parameters = [p for network in networks.values() for p in network.parameters()]   # they share none, so one optimizer does for both
+optimizer = torch.optim.Adam(parameters, lr=4e-3)
+decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings["train_steps"])
 
 for _ in range(settings["train_steps"]):
     x_0, noise = data.sample(512, generator), randn(512)
     t = torch.randint(1, 51, (512,), generator=generator)
     x_t = q_sample(linear, x_0, t, noise)
     loss = (noise - networks["L2"](x_t, t)).square().mean() + (noise - networks["L1"](x_t, t)).abs().mean()
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     decay.step()
 
 # %% [markdown]
 # ### The floor
 #
-# No network can bring (7.1) to zero, since $x_t$ does not determine the noise. The best squared error at time $t$ is the mean conditional variance,
+# No network can bring (7.1) to zero, since $x_t$ does not determine the noise. Write $L_t$, from here on, for the squared error at time $t$. The least that it can be is the mean
+# conditional variance $F_t$,
 #
 # $$F_t = \mathbb E\operatorname{Var}(\bar\varepsilon \mid x_t) = 1 - \mathbb E\,\bigl(\mathbb E[\bar\varepsilon\mid x_t]\bigr)^2, \qquad
 # L_t = F_t + \mathbb E\,\bigl(\varepsilon_\theta - \mathbb E[\bar\varepsilon \mid x_t]\bigr)^2, \tag{7.2}$$
@@ -1439,7 +1450,7 @@ for name, other in (("L2", "L1"), ("L1", "L2")):
 # %% [markdown]
 # Each network follows its own curve; the median's sudden drop, where the more likely side changes, is rounded off
 # (most of the L1 network's error sits there, so its check only asks that it be nearer to its own target). One handout trains with the absolute error although the bound (5.3) asks for the squared one; both work, but they do not learn the same thing
-# (E3.21, taken up where images are generated).
+# (E3.21, taken up in notebook 05, section 5).
 #
 # ### Samples
 
@@ -1461,7 +1472,7 @@ check("7.1  W1 of the exact sampler, 50 steps", distance(exact_samples), at_most
 check("7.1  W1 of the network's samples", distance(generated), at_most=0.15)
 
 # %% [markdown]
-# Left the best that 50 steps can do, right what a network of a few thousand weights makes of it after some seconds.
+# Left what 50 steps give with the exact noise, right what they give with a network of a few thousand weights after some seconds of training.
 
 # %% [markdown]
 # ## 8  Errata in the handouts

@@ -34,9 +34,13 @@ if getattr(util.find_spec("coursekit"), "origin", None) is None:
                               "To open notebooks without one, publish them first: make publish REPO=owner/name")
 
 # %% [markdown]
-# Every claim below is a line of code that prints ✓ or stops the notebook. The next cell holds everything that differs between the two modes:
-# `fast` draws its images itself and trains small networks, for two CPU cores; `full` takes the real Kvasir-SEG and needs a GPU. Full mode was not yet run on one. What fast mode
-# claims about its data and its networks (a `finding`) is there a number, printed after a dot, and stops nothing; only what must hold wherever nothing is broken does.
+# Every claim below is a line of code that prints ✓ or stops the notebook. The number before a claim is that of its section and, where there is one, of its equation.
+# E0.11 and the like are formulas that a handout prints wrong: each is run, seen to fail "as it should", and listed in section 11. The headings *Task 1* to *Task 8* are the tasks of
+# one handout's exercise, which is "the handout" below.
+#
+# The next cell holds everything that differs between the two modes: `fast` draws its images itself and trains small networks, for two CPU cores; `full` takes the real Kvasir-SEG and
+# needs a GPU. Full mode was not yet run on one. There, what fast mode claims about its data and its networks (a `finding`) is only a number, printed after a dot; what stops the
+# notebook is only what must hold wherever nothing is broken.
 
 # %% tags=["parameters"]
 import tempfile
@@ -142,7 +146,7 @@ def show_pair(axes, image, mask, predicted=None, title=""):
     axes.set_axis_off()
 
 
-# %% alt="Ten rendered colonoscopy frames in two rows, with a blue outline round each polyp. From the upper left, where the polyp is a speck, to the lower right, where it fills half of the frame; some are hardly told from the folds of the wall."
+# %% alt="Ten rendered colonoscopy frames in two rows, with a blue outline round each polyp. From the upper left, where the polyp is a speck, to the lower right, where it fills more than half of the frame; some are hardly told from the folds of the wall."
 figure, grid = plt.subplots(2, 5, figsize=(7.2, 3.1))
 by_share = share.argsort()[:: len(data) // 9][:10]
 for axes, i in zip(grid.flat, by_share.tolist(), strict=True):
@@ -265,7 +269,7 @@ check_close("2  image and mask move in step: the mask, given as image, threshold
 
 # %% [markdown]
 # The outline follows the polyp: image and mask went through the same map. What comes in from outside the frame is its mirror image: a black wedge would tell the network how
-# far the frame was turned. It has a limit: the dark corners that a frame brings along are turned with it, and tell as much. And a price: a polyp near the border comes in twice.
+# far the frame was turned. The mirror has a limit: the dark corners that a frame brings along are turned with it, and tell as much. And a price: a polyp near the border comes in twice.
 
 # %%
 def in_pieces(masks):
@@ -340,7 +344,7 @@ check_fails("E0.15  1/N² with N = 20", terms.mean(), terms.sum() / 3 / 20**2)
 #
 # $$-y\log\sigma(z) - (1-y)\log(1-\sigma(z)) = \max(z, 0) - zy + \log\bigl(1+e^{-|z|}\bigr). \tag{3.2}$$
 #
-# **Exercise 3.1** (medium, 10 minutes, 2 points). Write it, with elementary functions of torch only.
+# **Exercise 3.1** (medium, 10 minutes, 2 points). Write `bce`: the mean of (3.2) over all pixels, with elementary functions of torch only.
 #
 # <details><summary>Hint 1</summary>Which three summands has the right side of (3.2), and which function of torch computes each of them for all pixels?</details>
 # <details><summary>Hint 2</summary><code>clamp(min=0)</code>, a product, and <code>log1p</code> of an exponential that cannot overflow; then one mean over everything.</details>
@@ -398,7 +402,7 @@ check_fails("E0.16  the same after a sigmoid", 20.0, F.binary_cross_entropy(z_32
 #
 # $$\mathrm{Dice}(y, p) = 1 - \frac{2\sum_{ij} y_{ij}p_{ij} + s}{\sum_{ij}(y_{ij} + p_{ij}) + s}, \qquad s > 0. \tag{3.3}$$
 #
-# **Exercise 3.2** (medium, 10 minutes, 3 points). Write it for a batch, from logits: the mean over the images.
+# **Exercise 3.2** (medium, 10 minutes, 3 points). Write `dice_loss`: (3.3) for a batch, from logits, as the mean over the images.
 #
 # <details><summary>Hint 1</summary>Over which axes do the sums of (3.3) run, if every image has a loss of its own?</details>
 # <details><summary>Hint 2</summary>One sigmoid, then <code>flatten(1)</code> on both, sums over axis 1, one ratio for each image, and the mean of 1 minus the ratios.</details>
@@ -449,7 +453,7 @@ check_close("E0.11  with s below only it says nothing", printed, torch.zeros_lik
 
 # %% [markdown]
 # **Second**, the handout says: apply a sigmoid, then `smp.losses.DiceLoss('binary')`. That class expects logits and applies a sigmoid itself, so that every
-# probability ends between 0.5 and 0.73. Even a perfect prediction costs nearly everything, and training pushes against a wall: twenty steps of a tiny network show it.
+# probability ends between 0.5 and 0.73. Even a perfect prediction of a small polyp costs more than a half, and training pushes against a wall: twenty steps of a tiny network show it.
 
 # %%
 few = (torch.rand(4, 1, 12, 20, generator=generator) < 0.05).float()
@@ -509,7 +513,7 @@ check_close("3.4  its gradient is the sum of the two", whole, parts[0] + 0.7 * p
 #
 # $$J = \frac{|P \cap Y|}{|P \cup Y|}, \qquad J = 1 \text{ where both are empty.} \tag{3.5}$$
 #
-# **Exercise 3.3** (easy, 10 minutes, 2 points). Write it, one value for each image.
+# **Exercise 3.3** (easy, 10 minutes, 2 points). Write `iou`: (3.5), one value for each image.
 #
 # <details><summary>Hint 1</summary>A set of pixels is a tensor of true and false. Which operators are intersection and union?</details>
 # <details><summary>Hint 2</summary>Compare with the threshold, take <code>masks.bool()</code>, <code>flatten(1)</code>, combine by <code>&amp;</code> and <code>|</code>, count by <code>sum(1)</code>, and divide.</details>
@@ -554,7 +558,7 @@ check_close("3.6  D from J and J from D", torch.stack([2 * J / (1 + J), D / (2 -
 #
 # Their mean is called **mIoU**. A class that is neither there nor predicted has 0/0 and no say in it.
 #
-# **As printed in one handout** the sums run over $i = 1 \dots C$, but $C$ is the number of classes. Six images of three classes, the last three all wrong:
+# **As printed in one handout** the sums run over the images $i = 1 \dots C$, but $C$ is the number of classes. Six images of three classes, the last three all wrong:
 
 # %%
 target = torch.arange(3).repeat(2)[:, None, None].expand(6, 2, 2)
@@ -611,7 +615,7 @@ check_equal("4  UNet(3, 1): % of all parameters in the lowest stage, in the two 
 #
 # ## 5  Training
 #
-# ### Task 3: model, loss, optimiser
+# ### Task 3: model, loss, optimizer
 #
 # The knobs have names, and stand in one cell. The three learning rates, one for each kind of network, were set by hand and not searched: another rate may help any of them.
 #
@@ -641,7 +645,7 @@ def logits_of(network, images):
 
 
 # %% [markdown]
-# Which optimiser? Adam scales each weight's step by the size of its recent gradients; stochastic gradient descent takes one rate for all, and it has to fit. The same small network,
+# Which optimizer? Adam scales each weight's step by the size of its recent gradients; stochastic gradient descent takes one rate for all, and it has to fit. The same small network,
 # weights and eight images, twenty steps each:
 
 # %%
@@ -703,7 +707,7 @@ def predict(network, part):
 
 
 # %% [markdown]
-# And the whole run. `steps` yields the epochs that are still missing and saves everything that changes: weights, optimiser, rate, random numbers, history.
+# And the whole run. `steps` yields the epochs that are still missing and saves everything that changes: weights, optimizer, rate, random numbers, history.
 
 # %%
 def placed(network):
@@ -796,7 +800,7 @@ def baselines(masks):
     return {"all foreground": iou(torch.ones_like(masks), masks), "mean mask": iou(often.expand_as(masks), masks, cut)}
 
 
-# %% alt="Left: training and validation loss fall together, from about one and a half to about a half. Right: validation IoU starts below the dotted line of the mean-mask baseline, rises past it and flattens far above."
+# %% alt="Left: training and validation loss fall together, from about 1.3 to about 0.65. Right: validation IoU starts below the dotted line of the mean-mask baseline, rises past it and ends at about twice its height."
 def curves(**histories):
     _, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
     for (name, h), colour in zip(histories.items(), figures.COLOURS, strict=False):
@@ -821,7 +825,8 @@ curves(**{"U-Net": history})
 # ### Task 5: IoU on the test part
 #
 # The test part is opened now, and once for each network: section 9 opens it for the others, and nothing is chosen by it. The two answers that look at no image set the scale. A mean
-# of so few numbers is itself uncertain; resampling the images with replacement gives its interval, which should agree with the textbook's
+# of so few numbers is itself uncertain; resampling the images with replacement gives its interval, which should agree with the textbook's ($s$ is the standard deviation of the
+# $n$ values):
 #
 # $$\bar J \pm 1.96\, s/\sqrt{n}. \tag{6.1}$$
 
@@ -842,7 +847,7 @@ finding("6  the better baseline's IoU", best_baseline, at_most=0.45)
 finding("6  U-Net's test IoU", scores.mean(), at_least=0.55)
 check("6  U-Net's IoU above the better baseline's, at the interval's lower end", interval[0] - best_baseline, at_least=settings["least_lead"]["U-Net"])
 
-# %% alt="Left: histogram of the test images' IoU: the U-Net's pile up near 0.9 with a tail down to 0, the mean mask's lie around 0.3. Right: IoU against the polyp's share of the frame, logarithmic; the smallest polyps have low values, most others lie above 0.6, a few large ones near 0."
+# %% alt="Left: histogram of the test images' IoU: the U-Net's pile up between 0.8 and 0.9 with a tail down to 0, the mean mask's lie around 0.3. Right: IoU against the polyp's share of the frame, logarithmic; the smallest polyps have low values, most others lie above 0.6, a few large ones near 0."
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
 bins = torch.linspace(0, 1, 21).tolist()
 left.hist(scores.tolist(), bins, color=figures.BLUE, alpha=0.7, label="U-Net")
@@ -876,7 +881,7 @@ finding("6  interquartile range of the IoU", scores.quantile(0.75) - scores.quan
 #
 # Pictures chosen by hand prove what one likes. We choose by **rank**: the three best of the test part, the three whose IoU is nearest to ½, and the three worst.
 
-# %% alt="Nine test frames in three rows with the true outline in blue and the predicted one in white. Top row, the best: the outlines coincide. Middle row: they overlap in part. Bottom row, the worst: the white outline is somewhere else, round a fold or a bright patch of the wall."
+# %% alt="Nine test frames in three rows with the true outline in blue and the predicted one in white. Top row, the best: the outlines coincide. Middle row: they overlap in part. Bottom row, the worst: the white outline is a speck, or lies round another bright place."
 order = scores.argsort(descending=True)
 ranks = {"good": order[:3], "partial": (scores - 0.5).abs().argsort()[:3], "missed": order[-3:]}
 figure, grid = plt.subplots(3, 3, figsize=(5.1, 5.4))
@@ -892,7 +897,7 @@ finding("6  the worst three", scores[ranks["missed"]].max(), at_most=0.3)
 
 # %% [markdown]
 # Blue the truth, white the prediction. At the top the two lines are one; in the middle row a part of the polyp is found, or the polyp and something else; at the bottom the two
-# hardly meet: the network has drawn another place, a fold for instance, and the polyp is missed.
+# hardly meet: the network has marked a speck, or another place, and the polyp is missed.
 #
 # ### Play with it
 #
@@ -907,7 +912,7 @@ explorer
 explorer.snapshot(threshold=0.3, image=int(order[len(order) // 2]))
 
 # %% [markdown]
-# The picture for one threshold and the middle image, for readers without sliders. In fast mode the mean curve is flat over a broad middle: a network that is sure of most pixels does not care much
+# The picture for one threshold and the image of middle rank, for readers without sliders. In fast mode the mean curve is flat over a broad middle: a network that is sure of most pixels does not care much
 # where one cuts. Moving the sliders must give what (3.5) gives:
 
 # %%
@@ -1045,11 +1050,12 @@ check_close("8.1  cut and put back", unpatch(patches, 4, 2), x)
 # %% [markdown]
 # ### Attention
 #
-# Every token asks a question $q$, shows a key $k$ and offers a value $v$, three linear maps of it. The answer is a mean of the values, weighted by how well the keys fit:
+# Every token asks a question $q$, shows a key $k$ and offers a value $v$, three linear maps of it. The answer is a mean of the values, weighted by how well the keys fit.
+# With the tokens as the rows of $Y$ (no longer masks) and $d_k$ numbers in a key,
 #
 # $$\operatorname{attention}(Q, K, V) = \operatorname{softmax}\!\left(\frac{QK^\top}{\sqrt{d_k}}\right) V, \qquad Q = YW_Q,\; K = YW_K,\; V = YW_V. \tag{8.2}$$
 #
-# **Exercise 8.2** (medium, 10 minutes, 3 points). Write it.
+# **Exercise 8.2** (medium, 10 minutes, 3 points). Write `attention`, the first formula of (8.2).
 #
 # <details><summary>Hint 1</summary>Scores are (N, N): what does row i hold, and what should it add up to once it holds weights?</details>
 # <details><summary>Hint 2</summary>Multiply q with k transposed, divide by the root of d, take a softmax along each row, multiply v.</details>
@@ -1111,7 +1117,7 @@ check_close("8.3  your attention, head by head", ours.output(attention(q, k, v).
 # $$\operatorname{LN}(y) = \gamma\,\frac{y - \operatorname{mean}(y)}{\sqrt{\operatorname{var}(y) + \epsilon}} + \beta, \tag{8.4}$$
 # $$\operatorname{FFN}(y) = W_2\,\operatorname{GELU}(W_1 y + b_1) + b_2. \tag{8.5}$$
 #
-# In the **pre-norm** order, which trains without tricks, the layer is
+# Here $\gamma$ and $\beta$ are learned, and $\epsilon$ is tiny. In the **pre-norm** order, which is easier to train (Xiong and others), the layer is
 #
 # $$h = y + \operatorname{MHSA}(\operatorname{LN}(y)), \qquad \text{layer}(y) = h + \operatorname{FFN}(\operatorname{LN}(h)), \tag{8.6}$$
 #
@@ -1160,7 +1166,7 @@ shuffle = torch.randperm(7, generator=generator)
 check_close("8.7  shuffled tokens, shuffled answers", layer(Y[:, shuffle]), layer(Y)[:, shuffle])
 
 # %% [markdown]
-# So a vector that depends on the place is added to each token. It may be learned, or fixed: with frequencies $\omega_i = 10000^{-2i/d}$,
+# So a vector that depends on the place is added to each token. It may be learned, or fixed: at place $p$, with frequencies $\omega_i = 10000^{-2i/d}$, $i = 0, \dots, d/2-1$,
 #
 # $$\mathrm{PE}(p)_{2i} = \sin(\omega_i\, p), \qquad \mathrm{PE}(p)_{2i+1} = \cos(\omega_i\, p), \tag{8.8}$$
 #
@@ -1327,7 +1333,7 @@ finding("9  these three: the U-Net's worst IoU", ious["U-Net"][furthest].min(), 
 finding("9  these three: the ViT's best IoU", ious["ViT, as long"][furthest].max(), at_most=0.35)
 
 # %% [markdown]
-# Above the U-Net, below the transformer, on the same frames. In fast mode its largest losses are no ragged rims: where the U-Net finds the polyp, it marks something else or nearly nothing.
+# Above the U-Net, below the transformer, on the same frames. In fast mode its largest losses are no ragged rims: where the U-Net finds the polyp, it marks other places and little of the polyp.
 #
 # ### ViT observations and results
 #
@@ -1400,7 +1406,7 @@ finding("10  U-Net's IoU minus that of the ResNet U-Net", (ious["U-Net"] - ious[
 # %% [markdown]
 # The table is of one seed, and in fast mode of seconds of training. Its third line is the fair one for the transformer. In fast mode the last line is no contest but
 # an orientation: a ResNet without its usual capital, the weights from ImageNet, most of whose parameters lie in stages that three levels do not use, ends behind the U-Net with less
-# time. One seed says little about a difference of a few hundredths, so larger claims are left to the **record**: longer runs, at least three seeds, rendered and real frames. The next cells make their tables from
+# time. One seed says little about a difference of a few hundredths, so larger claims are left to the **record**: longer runs, on rendered frames with three seeds and on real ones. The next cells make their tables from
 # these files and from nothing else.
 
 # %%
@@ -1415,9 +1421,9 @@ def mean_and_spread(values):
 
 def record_line(model, pixels, epochs, device, same):
     """One network, all its seeds together."""
-    minutes = sum(entry["training_minutes"] for entry in same) / len(same)
+    minutes = sum(entry["training_cpu_minutes"] for entry in same) / len(same)   # of all cores: what else ran there does not count
     sizes = "  ".join(f"{sum(entry['test_iou_by_size'][part] for entry in same) / len(same):.2f}" for part in ("small", "medium", "large"))
-    return (f"  {model:21} {same[0]['parameters'] / 1e6:5.2f} M {pixels:4} px {epochs:4} epochs {minutes:6.1f} min on {device}: "
+    return (f"  {model:21} {same[0]['parameters'] / 1e6:5.2f} M {pixels:4} px {epochs:4} epochs {minutes:6.1f} CPU min on {device.replace('1 CPU cores', 'one core')}: "
             f"IoU {mean_and_spread([entry['test_iou'] for entry in same])}, n = {len(same)};  {sizes}")
 
 

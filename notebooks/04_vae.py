@@ -34,8 +34,10 @@ if getattr(util.find_spec("coursekit"), "origin", None) is None:
                               "To open notebooks without one, publish them first: make publish REPO=owner/name")
 
 # %% [markdown]
-# Every claim below is a line of code that prints ✓ or stops the notebook. The next cell holds everything that differs
-# between the two modes: `fast` for two CPU cores and scikit-learn's digits, `full` for a GPU and MNIST.
+# Every claim below is a line of code that prints ✓ or stops the notebook. The number before a claim is that of its section and,
+# where there is one, of its equation. E1.2 and the like are formulas that a handout prints wrong: each is run, seen to fail "as
+# it should", and listed in section 7. The next cell holds everything that differs between the two modes: `fast` for two CPU
+# cores and scikit-learn's digits, `full` for a GPU and MNIST.
 
 # %% tags=["parameters"]
 import torch
@@ -129,29 +131,29 @@ check_close("1.2  PCA's squared error on its own data, k = 2", pca_error, eigenv
 
 # %%
 autoencoder = Autoencoder(side, k, settings["channels"]).to(device)
-optimiser = torch.optim.Adam(autoencoder.parameters(), lr=5e-3)
-decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings["steps"])
+optimizer = torch.optim.Adam(autoencoder.parameters(), lr=5e-3)
+decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings["steps"])
 
 for _ in range(settings["steps"]):
     batch = train[torch.randint(len(train), (100,), generator=generator)]
     loss = (batch - autoencoder(batch)).square().flatten(1).sum(1).mean()   # (1.1)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     decay.step()
 
 
 # %%
 def fit(model, loss_of, steps, learning_rate=5e-3):
     """The same loop with ``loss_of(model, batch, step)``."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         batch = train[torch.randint(len(train), (100,), generator=generator)]
         loss = loss_of(model, batch, step)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         decay.step()
     return model
 
@@ -232,7 +234,7 @@ plt.show()
 #
 # $$D_{\mathrm{KL}}(P \,\Vert\, Q) = \sum_i p_i \log\frac{p_i}{q_i} \;\ge\; 0, \tag{2.1}$$
 #
-# in nats, with $0 \log 0 = 0$, and zero only for $P = Q$. A batch of two laws on six outcomes:
+# in nats, which means that the logarithm is the natural one, with $0 \log 0 = 0$, and zero only for $P = Q$. A batch of two pairs of laws on six outcomes:
 
 # %%
 p = torch.tensor([[0.5, 0.2, 0.1, 0.1, 0.05, 0.05], [0.1, 0.1, 0.2, 0.3, 0.2, 0.1]], dtype=float64)
@@ -283,7 +285,7 @@ print(f"right {truth:.4f}; default {default:.4f}; swapped {batch_kl(q, p):.4f}; 
 
 # %% [markdown]
 # The same page gives the code that `KLDivLoss` is "roughly equivalent" to, `target * (target.log() - input)`. For a class label, where the target is 1 in one place and 0 elsewhere,
-# that is $0\cdot(-\infty)$. PyTorch itself uses `xlogy`, which knows that $0\log 0 = 0$; the answer is $\log 2$.
+# that is $0\cdot(-\infty)$. PyTorch itself uses `xlogy`, which knows that $0\log 0 = 0$. For a certain outcome against an even chance the answer is $\log 2$.
 
 # %%
 one_hot, even = torch.tensor([[1.0, 0.0]], dtype=float64), torch.tensor([[0.5, 0.5]], dtype=float64)
@@ -298,7 +300,9 @@ check_fails("E1.7  target * (target.log() - input)", batch_kl(one_hot, even), (o
 #
 # $$D_{\mathrm{KL}}\bigl(\mathcal N(\mu, \operatorname{diag}\sigma^2) \,\Vert\, \mathcal N(0, I)\bigr) = \tfrac12 \sum_{j=1}^{k} \bigl(\mu_j^2 + \sigma_j^2 - \log\sigma_j^2 - 1\bigr). \tag{2.2}$$
 #
-# Networks give $\log\sigma^2$, which may be any number. **Exercise 2.2** (easy, 5 minutes, 2 points). Write (2.2).
+# Networks give $\log\sigma^2$, which may be any number.
+#
+# **Exercise 2.2** (easy, 5 minutes, 2 points). Write `gaussian_kl`, that is (2.2), from $\mu$ and $\log\sigma^2$.
 #
 # <details><summary>Hint 1</summary>Which function turns log σ² back into σ², and which axis holds the latents?</details>
 # <details><summary>Hint 2</summary>Four summands for each latent, <code>.exp()</code> in one of them, a sum over axis 1, one half: no mean, one answer for each item.</details>
@@ -360,7 +364,7 @@ for name, table in (("KL(P‖Q)", forward), ("KL(Q‖P)", backward)):
     i, j = divmod(int(table.argmin()), len(stds))
     best[name] = means[i], stds[j]
 check_close("2.3  forward: the mean of P", best["KL(P‖Q)"][0], torch.tensor(-0.3, dtype=float64), tolerance=0.05)
-check_close("2.3  forward: its standard deviation", best["KL(P‖Q)"][1] ** 2, torch.tensor(0.5**2 + 1.5**2 - 0.3**2, dtype=float64), tolerance=0.06)
+check_close("2.3  forward: its variance", best["KL(P‖Q)"][1] ** 2, torch.tensor(0.5**2 + 1.5**2 - 0.3**2, dtype=float64), tolerance=0.06)
 check_close("2.3  backward: its standard deviation", best["KL(Q‖P)"][1], torch.tensor(0.5, dtype=float64), tolerance=0.1)
 check_close("2.3  backward: the mean of the larger hump", best["KL(Q‖P)"][0], torch.tensor(-1.5, dtype=float64), tolerance=0.1)
 
@@ -384,7 +388,7 @@ plt.show()
 #
 # $$z = \mu + \sigma\,\varepsilon, \qquad \sigma = e^{\frac12 \log\sigma^2}, \qquad \varepsilon \sim \mathcal N(0, I). \tag{3.1}$$
 #
-# **Exercise 3.1** (easy, 5 minutes, 2 points). Write (3.1).
+# **Exercise 3.1** (easy, 5 minutes, 2 points). Write `reparameterize`, that is (3.1).
 #
 # <details><summary>Hint 1</summary>The noise is multiplied by σ. What is given, and what is its half?</details>
 # <details><summary>Hint 2</summary>σ is the exponential of half of <code>log_var</code>; multiply it with the noise that is given and add the mean.</details>
@@ -449,7 +453,7 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# Left, both kinds of gradient scatter about the dotted truth, the score function's much more widely. Right, as $\sigma$ falls, which is what training does, the reparameterised gradient becomes ever quieter and the
+# Left, both kinds of gradient scatter about the dotted truth, the score function's much more widely. Right, as $\sigma$ falls, as it does in training, the reparameterised gradient becomes ever quieter and the
 # other ever noisier. The price is that $h$ must be differentiable, and the law must be one that can be written like (3.1).
 #
 # ## 4  The evidence lower bound
@@ -494,9 +498,9 @@ check_close("4.1  no gap when q is the posterior", tight, log_evidence(x))
 #
 # $$L = \frac{\lVert x-\hat x\rVert^2}{2\sigma^2} + \tfrac12\sum_{j}\bigl(\mu_j^2+\sigma_j^2-\log\sigma_j^2-1\bigr) + \frac D2 \log 2\pi\sigma^2, \tag{4.2}$$
 #
-# in nats per picture. Without the last term it is no likelihood, and with a *learned* $\sigma^2$ it cannot be left out.
+# in nats per picture, with $D$ the number of pixels. Without the last term it is no likelihood, and with a *learned* $\sigma^2$ it cannot be left out.
 #
-# **Exercise 4.1** (medium, 10 minutes, 3 points). Write the two terms of (4.2): the reconstruction, first and last summand together, and the KL.
+# **Exercise 4.1** (medium, 10 minutes, 3 points). Write `elbo_terms`, the two terms of (4.2): the reconstruction, first and last summand together, and the KL.
 #
 # <details><summary>Hint 1</summary>Over which axes is (4.2) a sum, and over which is its estimate a mean?</details>
 # <details><summary>Hint 2</summary>For each picture: squares of the differences over the variance, plus the logarithm of 2πσ² for each pixel, half of it; <code>flatten(1)</code>, a sum, then a mean over the batch.</details>
@@ -525,7 +529,7 @@ check_close("4.2  and its two terms", torch.stack([packaged["reconstruction"], p
 # %% [markdown]
 # ### One encoder for all pictures
 #
-# The best $q$ differs from picture to picture. A VAE does not search for each; one network answers for all of them, which is called amortised inference and can only lose:
+# The best $q$ differs from picture to picture. A VAE does not search for each; one network, with parameters $\varphi$, answers for all of them. That is called amortised inference and can only lose:
 #
 # $$\max_\varphi \sum_n \text{ELBO}\bigl(q_\varphi(\cdot\mid x_n), x_n\bigr) \;\le\; \sum_n \max_q \text{ELBO}(q, x_n). \tag{4.3}$$
 #
@@ -585,7 +589,7 @@ check("4.4  encoder's means: RMS distance to the exact posterior's, in its stand
 check("4.4  correlation of the two latents given x, at most", (covariance[0, 1] / covariance.diag().prod().sqrt()).abs(), at_most=0.2)
 check("4.4  encoder's variances over the exact ones, largest log ratio", (log_var[0] - covariance.diag().log()).abs().max(), at_most=0.2)
 
-# %% alt="Scatter of 150 points: the encoder's mean against the exact posterior mean for both latents, with error bars of one standard deviation; all points lie on the diagonal."
+# %% alt="Scatter for 150 digits: the encoder's mean against the exact posterior mean for both latents, with error bars of one standard deviation; all points lie on the diagonal."
 figure, axes = plt.subplots(figsize=(4.2, 3.2))
 for j, (marker, colour) in enumerate((("o", figures.BLUE), ("s", figures.VERMILION))):
     axes.errorbar(mean[:150, j], answer[:150, j], yerr=(log_var[:150, j] / 2).exp().numpy(), fmt=marker, markersize=3, color=colour, elinewidth=0.4, label=f"$z_{j + 1}$")
@@ -648,8 +652,8 @@ plt.show()
 #
 # ### A sum, a mean, and the factor between them
 #
-# **As printed in one handout**, the slide's loss is $\lVert x - \hat x\rVert^2 + \text{KL}$ and the code under it `F.mse_loss(x, x_hat) + kld_weight * kl`, with a weight that is called "account for the
-# minibatch samples". `mse_loss` divides by the number of pixels $D$ as well. With $w$ the weight in the code,
+# **As printed in one handout**, the slide's loss is $\lVert x - \hat x\rVert^2 + \text{KL}$ and the code under it `F.mse_loss(x, x_hat) + kld_weight * kl`, where the weight is
+# said to "account for the minibatch samples". `mse_loss` divides by the number of pixels $D$ as well. With $w$ for `kld_weight`,
 #
 # $$\underbrace{\tfrac1D\lVert x - \hat x\rVert^2 + w\,\text{KL}}_{\text{code}} = \tfrac1D\bigl(\lVert x - \hat x\rVert^2 + wD\,\text{KL}\bigr), \qquad\text{a Gaussian decoder with } \sigma^2 = \tfrac{wD}{2}. \tag{5.2}$$
 #
@@ -669,7 +673,7 @@ check_close("5.2  code with w = 1: a decoder with σ² = D/2, but for D/2 log π
 check_close("5.2  slide = Gaussian decoder with σ² = 1/2, but for D/2 log π", as_decoder - slide, D / 2 * torch.tensor(torch.pi).log().to(device), tolerance=1e-2)
 
 # %% [markdown]
-# What does a decoder variance that is far too large do? In the linear case this is exact. With $\theta = \beta\sigma^2$, a direction of the data with variance $\lambda$ gets a weight $w$ and costs a rate (a KL) $R$ of
+# What does a decoder variance that is far too large do? In the linear case this is exact. With $\theta = \beta\sigma^2$, a direction of the data with variance $\lambda$ gets a weight $w$ in the decoder (no longer `kld_weight`) and costs a rate (a KL) $R$ of
 #
 # $$w^2 = \max(\lambda - \theta, 0), \qquad R = \tfrac12\log\frac{\lambda}{\theta} \ \text{ if } \lambda > \theta, \text{ else } 0. \tag{5.3}$$
 #
@@ -797,7 +801,7 @@ check("5.5  a strong decoder, β = 1 from the start: held-out KL", nats(plain, h
 check("5.5  β warmed up from 0 to 1 in the first three quarters: held-out KL", nats(cured, held_out)[1], at_least=1.8)
 check("5.5  and its ELBO at β = 1 is higher by, nats per held-out picture", sum(nats(plain, held_out)) - sum(nats(cured, held_out)), at_least=1)
 
-# %% alt="KL over the training steps. Without warm-up the curve stays at zero; with warm-up it rises at once, and stays between one and three nats after beta has reached one, marked by a dotted line."
+# %% alt="KL over the training steps. Without warm-up the curve stays at zero; with warm-up it rises within the first hundred steps, and stays near two and a half nats after beta has reached one, marked by a dotted line."
 figure, axes = plt.subplots(figsize=(6, 2.6))
 for (name, (_, kl_log)), style, colour in zip(strong.items(), ("--", "-"), (figures.VERMILION, figures.BLUE), strict=True):
     axes.plot(kl_log, style, color=colour, label=name)
@@ -878,7 +882,9 @@ check("6.1  largest", torch.linalg.eigvalsh(covariance)[1], at_most=2.5)
 # The mean is nearly right; the covariance is larger than $I$ in every direction, by less than a factor of 2.5. **As printed in one handout**, that is what the KL guarantees: since each $\mathcal N(\mu, \sigma)$ is "somewhat similar" to $\mathcal N(0, 1)$, a draw from the prior is "very likely to fall within one of these encoded". It may or may not: the loss sees each code by itself, and the *mixture* is
 # what has to fill the prior. One latent, half of the codes at $+a$, half at $-a$, all with the same $\sigma$; the share of the prior within two standard deviations of a code is
 #
-# $$P = 2\,\bigl(\Phi(a + 2\sigma) - \Phi(\max(a - 2\sigma, 0))\bigr). \tag{6.2}$$
+# $$P = 2\,\bigl(\Phi(a + 2\sigma) - \Phi(\max(a - 2\sigma, 0))\bigr), \tag{6.2}$$
+#
+# with $\Phi$ the distribution function of $\mathcal N(0, 1)$.
 
 # %%
 def prior_near_codes(a, s):
@@ -898,7 +904,7 @@ check_moments("6.2  the first case, by drawing", near, mean=cases[2.0, 0.3], var
 check_fails("E1.8  “very likely”, say 95 %", cases[2.0, 0.3], 0.95)
 
 # %% [markdown]
-# A KL of under three nats for every picture, and yet five of six draws land where the decoder has hardly ever been. For ours the same question has to be asked, not assumed:
+# A KL of under three nats for every picture, and yet five of six draws land where the decoder has hardly ever been. For our VAE, too, the share has to be measured, not assumed:
 
 # %%
 draws = torch.randn(2000, k, generator=generator)
@@ -915,7 +921,7 @@ check("6.2  our VAE: share of prior draws within two standard deviations of a tr
 #
 # with equality on the left as $K \to \infty$, and at once if $q$ is the posterior, for then every ratio is $p(x)$ itself.
 #
-# **Exercise 6.1** (hard, 15 minutes, 4 points). Write it. A model has `encode(x)`, which returns `mean, log_var`, and `log_likelihood(x, z)`. Sums of small numbers: use `torch.logsumexp`.
+# **Exercise 6.1** (hard, 15 minutes, 4 points). Write `importance_bound`: the logarithm in (6.3). A model has `encode(x)`, which returns `mean, log_var`, and `log_likelihood(x, z)`. Sums of small numbers: use `torch.logsumexp`.
 #
 # <details><summary>Hint 1</summary>What is the logarithm of one of the K ratios, as a sum and difference of three logarithms?</details>
 # <details><summary>Hint 2</summary>For each draw: z from q, <code>model.log_likelihood(x, z)</code>, plus log p(z), minus log q(z|x), each summed over the latents; stack the draws and take <code>logsumexp</code> over them.</details>
@@ -956,7 +962,7 @@ print(f"n = {len(y)} held-out pictures, {k} latents: ELBO {bounds[1]:.2f}, bound
 # %%
 check("6.3  held-out bound of the VAE minus PCA's exact log-likelihood, nats per picture", bounds[50] - rival, at_least=4)
 
-# %% alt="Histogram over held-out digits of the VAE's bound minus PCA's log-likelihood; most of it lies to the right of zero, with a tail to the left."
+# %% alt="Histogram over held-out digits of the VAE's bound minus PCA's log-likelihood; most of it lies to the right of zero, between 0 and 15, with a long tail to the right and a short one to the left."
 with torch.no_grad():
     difference = importance_bound(vae, held_out, 50).cpu() - exact.exact_log_likelihood(y)
 figure, axes = plt.subplots(figsize=(6, 2.4))

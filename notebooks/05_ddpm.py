@@ -35,8 +35,11 @@ if getattr(util.find_spec("coursekit"), "origin", None) is None:
                               "To open notebooks without one, publish them first: make publish REPO=owner/name")
 
 # %% [markdown]
-# Every claim below is a line of code that prints ✓ or stops the notebook. The next cell holds everything that differs
-# between the two modes: `fast` for two CPU cores and scikit-learn's 8×8 digits, `full` for a GPU and the cats of AFHQ at 32×32.
+# Every claim below is a line of code that prints ✓ or stops the notebook. The number before a claim is that of its section and,
+# where there is one, of its equation. E2.65 and the like are formulas that a handout prints wrong: each is run, seen to fail "as
+# it should", and listed in section 8. "The handout" is the homework sheet on cats, "the notes" are another course's. The next
+# cell holds everything that differs between the two modes: `fast` for two CPU cores and scikit-learn's 8×8 digits, `full` for
+# a GPU and the cats of AFHQ at 32×32.
 
 # %% tags=["parameters"]
 import torch
@@ -114,7 +117,9 @@ def randn(*shape):
 #
 # $$x = \frac{p}{127.5} - 1 \;\in\; [-1, 1]. \tag{1.1}$$
 #
-# The handouts use the range, in the clamp of algorithm 2, and do not say it. **Exercise 1.1** (easy, 3 minutes, 1 point). Write `to_signed`.
+# The handouts use this range, in the clamp of algorithm 2 (section 3), and do not say so.
+#
+# **Exercise 1.1** (easy, 3 minutes, 1 point). Write `to_signed`, that is (1.1).
 # **Exercise 1.2** (easy, 5 minutes, 2 points). Write `to_pixels`, the way back, for samples that are not exactly in range.
 #
 # <details><summary>Hint 1 for 1.1</summary>Where has the middle between 0 and 255 to go, and where 255?</details>
@@ -194,11 +199,13 @@ check_close("1.2  signal left at the end: √ᾱ_T", cosine.alpha_bar[T].sqrt(),
 # %% [markdown]
 # ## 2  Training
 #
-# The network is to find the noise in $x_t$. Algorithm 1: draw a picture, a time and noise, make $x_t$, and reduce
+# The network is to find the noise in $x_t$. Algorithm 1 (Ho, Jain and Abbeel's, with the loss of the handout): draw a picture, a time and noise, make $x_t$, and reduce
 #
-# $$L(\theta) = \mathbb E_{x_0,\,t,\,\varepsilon}\;\tfrac1D\,\lVert \varepsilon - \varepsilon_\theta(x_t, t) \rVert_1, \qquad t \sim \operatorname{Uniform}\{1, \dots, T\}. \tag{2.1}$$
+# $$L(\theta) = \mathbb E_{x_0,\,t,\,\varepsilon}\;\tfrac1D\,\lVert \varepsilon - \varepsilon_\theta(x_t, t) \rVert_1, \qquad t \sim \operatorname{Uniform}\{1, \dots, T\}, \tag{2.1}$$
 #
-# **Exercise 2.1** (easy, 10 minutes, 3 points). Write the loss of one batch. A `Diffusion` has a `.model`, a `.schedule` and `q_sample(x_0, t, noise)`, which is (1.2).
+# where $D$ is the number of values in a picture.
+#
+# **Exercise 2.1** (easy, 10 minutes, 3 points). Write `p_loss`, the loss of one batch. A `Diffusion` has a `.model`, a `.schedule` and `q_sample(x_0, t, noise)`, which is (1.2).
 #
 # <details><summary>Hint 1</summary>In algorithm 1, which two arguments does the network get, and with what is its answer compared?</details>
 # <details><summary>Hint 2</summary>Make x_t with <code>diffusion.q_sample</code>, ask <code>diffusion.model</code>, and take the mean of the absolute differences to the noise.</details>
@@ -222,7 +229,7 @@ p_loss = exercises.check("2.1", p_loss)
 #
 # $$\gamma(t) = \bigl(\sin\omega_0 t, \dots, \sin\omega_{d/2-1} t,\; \cos\omega_0 t, \dots, \cos\omega_{d/2-1} t\bigr), \qquad \omega_k = 10000^{-2k/d}. \tag{2.2}$$
 #
-# **Exercise 2.2** (medium, 10 minutes, 2 points). Write (2.2).
+# **Exercise 2.2** (medium, 10 minutes, 2 points). Write `sinusoidal_embedding`, that is (2.2).
 #
 # <details><summary>Hint 1</summary>Which exponents does 10000 get, for k from 0 to d/2 − 1, and what is the first of the frequencies?</details>
 # <details><summary>Hint 2</summary>Frequencies as a tensor of d/2 numbers on the device of t; times by frequencies, as (B, 1) times (d/2,); sines and cosines joined along axis 1.</details>
@@ -294,15 +301,15 @@ def draw_pictures(count):
 def fit(process, steps, loss_of=Diffusion.p_loss, keep=()):
     """Algorithm 1. Returns the loss of each step, and after each step in ``keep`` the process with the last and with the averaged weights."""
     averaged, losses, kept = AveragedModel(process.model), [], {}
-    optimiser = torch.optim.Adam(process.model.parameters(), settings["learning_rate"], fused=True)
+    optimizer = torch.optim.Adam(process.model.parameters(), settings["learning_rate"], fused=True)
     for step in range(1, steps + 1):
         x_0 = draw_pictures(settings["batch"])                                          # line 2
         t = torch.randint(1, T + 1, (len(x_0),), generator=generator).to(device)        # line 3
         noise = randn(*x_0.shape)                                                       # line 4
         loss = loss_of(process, x_0, t, noise)                                          # line 5 and the loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()                                                                 # line 6
-        optimiser.step()
+        optimizer.step()
         averaged.multi_avg_fn = get_ema_multi_avg_fn(min(0.999, (1 + step) / (10 + step)))
         averaged.update_parameters(process.model)                                       # (2.4)
         losses.append(loss.item())
@@ -359,7 +366,7 @@ check("2.1  what the last half of the run still gains", sum(losses[steps // 2 - 
 #
 # with fresh noise $z$. At $t = 1$ the variance is zero, and nothing is added to the finished picture.
 #
-# **Exercise 3.1** (medium, 15 minutes, 4 points). Write one step. `schedule.at(values, t, x)` gives `values[t]` for each image, shaped to multiply `x`.
+# **Exercise 3.1** (medium, 15 minutes, 4 points). Write `p_step`, one step. `schedule.at(values, t, x)` gives `values[t]` for each image, shaped to multiply `x`.
 #
 # <details><summary>Hint 1</summary>Which three numbers of the schedule does (3.2) need, and which of them is read one place earlier?</details>
 # <details><summary>Hint 2</summary>Ask the model for the noise, compute the clamped (3.1), then the mean of (3.2) from it and x_t, and add σ z.</details>
@@ -382,7 +389,7 @@ p_step = exercises.check("3.1", p_step)
 
 
 # %% [markdown]
-# **Exercise 3.2** (easy, 10 minutes, 3 points). Write the loop around it, algorithm 2: $T$ steps from $x_T$, each with fresh noise.
+# **Exercise 3.2** (easy, 10 minutes, 3 points). Write `sample_loop`, the loop around it, algorithm 2: $T$ steps from $x_T$, each with fresh noise.
 #
 # <details><summary>Hint 1</summary>Which times does algorithm 2 walk through, and what has to be new in each of its steps?</details>
 # <details><summary>Hint 2</summary>A loop over <code>range(T, 0, -1)</code>: draw z, call <code>p_step</code>, and keep the first of its two results as the next x.</details>
@@ -472,7 +479,7 @@ plt.show()
 # All three start from the same noise. Whether the last are better than those in the middle is for a measurement to say.
 
 # %% [markdown]
-# ### Forward and backward at five stamps
+# ### Forward and backward at five times
 #
 # The handout asks for both processes at 0, 25, 50, 75 and 99 % of $T$, which is $t = 1, 13, 26, 38, 50$ counted from 1, and for the backward one to start from the last pictures of the forward one. Is it
 # the same picture that comes back?
@@ -529,11 +536,11 @@ axes.legend(loc="upper right", ncols=2)
 plt.show()
 
 # %% [markdown]
-# In fast mode the classifier takes the samples for digits, and all ten occur, some more often than they should. (Cats are told apart only by how they are turned, and nearly all stand upright.) Confidence alone would be a bad judge: even of pure noise it is not low, since the classifier has never been asked about anything but pictures; and a generator that draws one perfect zero again and again has the best. Variety has to be measured as well.
+# In fast mode the classifier takes the samples for digits, and all ten occur, some more often than they should. (Cats are told apart only by how they are turned, and nearly all stand upright.) Confidence alone would be a bad judge: even of pure noise it need not be low, since the classifier has never been asked about anything but pictures; and a generator that draws one perfect zero again and again would have the best. Variety has to be measured as well.
 #
 # ### How good? Compare distributions
 #
-# The Fréchet distance compares the features of many real and many generated pictures, by mean and covariance:
+# The Fréchet distance compares the features of many real and many generated pictures, by their means $\mu_1$, $\mu_2$ and covariances $\Sigma_1$, $\Sigma_2$:
 #
 # $$d^2 = \lVert\mu_1 - \mu_2\rVert^2 + \operatorname{tr}\bigl(\Sigma_1 + \Sigma_2 - 2\,(\Sigma_1\Sigma_2)^{1/2}\bigr). \tag{3.4}$$
 #
@@ -549,7 +556,8 @@ check("3.4  1000 each", by_size[1000], at_most=3)
 
 # %% [markdown]
 # The second is a warning. The distance of two samples of *the same* law is not zero, and falls with their size: a distance without its $n$ says nothing, and below the distance of real pictures from real ones there is nothing to be won.
-# The kernel distance (KID, if the features are Inception's) has no such bias: it stands beside each Fréchet distance from here on. And a size belongs to both: pictures that were resized before the features were taken are other pictures. Ours are compared as they are.
+# The **kernel distance** (KID, if the features are Inception's) is the mean of $k(a, b) = (a \cdot b/d + 1)^3$ over the pairs within one sample, plus that within the other, less twice the mean across the two, with $d$ features a picture.
+# It has no such bias: for two samples of one law it scatters around 0, at every size. It stands beside each Fréchet distance from here on. And a size belongs to both: pictures that were resized before the features were taken are other pictures. Ours are compared as they are.
 
 # %%
 report = compare(train, samples, judge.features)
@@ -609,7 +617,7 @@ for axes, kind in zip(panels, floor, strict=True):
         axes.plot(hundreds, [value[kind] for value in values], style, label=f"{name} weights")
     axes.axhline(floor[kind], color="black", linestyle=":", label="held-out real pictures")
     axes.set(xlabel="step", ylabel=f"{kind} distance, n = {settings['few']}")
-panels[0].legend(fontsize="small")
+figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
 plt.show()
 
 # %%
@@ -620,7 +628,7 @@ check("2.4  jumps of the curve from point to point, the same ratio", averaged[4:
 
 
 # %% [markdown]
-# The last weights wander: each batch pulls them elsewhere, and the learning rate never falls. Their average stands still in the middle of the walk. Compare where a published curve of this homework (without averaging) is "spiky": that is this wandering.
+# The last weights (dashed) wander: each batch pulls them elsewhere, and the learning rate never falls. Their average (solid) stands still in the middle of the walk. A published curve of this homework, made without averaging, is described as "spiky": such wandering would explain it.
 
 # %% [markdown]
 # ## 4  Fewer steps
@@ -633,7 +641,10 @@ check("2.4  jumps of the curve from point to point, the same ratio", averaged[4:
 #
 # $$\operatorname{Var}(x_s \mid x_0) = (1-\bar\alpha_s-\sigma^2) + \sigma^2 = 1-\bar\alpha_s, \tag{4.2}$$
 #
-# whatever $\sigma$ is. **Exercise 4.1** (easy, 10 minutes, 2 points). At which times does one stop, with $S$ steps? **Exercise 4.2** (easy, 10 minutes, 2 points). Write $\sigma$.
+# whatever $\sigma$ is.
+#
+# **Exercise 4.1** (easy, 10 minutes, 2 points). Write `ddim_times`: the times at which a sampler with $S$ steps calls the model.
+# **Exercise 4.2** (easy, 10 minutes, 2 points). Write `ddim_sigma`, the $\sigma$ of (4.1).
 #
 # <details><summary>Hint 1 for 4.1</summary>Between which two numbers do S equal steps lead, and which of the stops does the model never see?</details>
 # <details><summary>Hint 2 for 4.1</summary>T·k/S for k from S down to 1, each rounded to a whole number: a fixed stride would miss where S does not divide T.</details>
@@ -742,7 +753,7 @@ for axes, kind in zip(panels, floor, strict=True):
     axes.axhline(floor[kind], color="black", linestyle=":", label="held-out real pictures")
     axes.set(xlabel="steps", ylabel=f"{kind} distance, n = {settings['few']}", xticks=counts, xticklabels=counts)
     axes.minorticks_off()
-panels[0].legend(fontsize="small")
+figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
 plt.show()
 
 # %% alt="Four rows of twelve digits from the same noise, DDIM with 5, 10, 20 and 50 steps. Each column shows almost the same digit in all four rows."
@@ -757,7 +768,7 @@ same = (rows[20] - rows[50]).square().mean() / (rows[20] - rows[50].roll(1, 0)).
 check("4.1  20 steps against 50, same noise: squared distance over that to another's picture", same, at_most=expect["same"])
 
 # %% [markdown]
-# Ten steps are a fifth of the work, and cost little; two are too few. Which $\eta$ is ahead hangs on data and network: in the picture above, for digits in fast mode, it is $\eta = 1$ from five steps on; in the paper's own table for CIFAR-10 (32×32
+# Ten steps are a fifth of the work, and cost little; two are too few. Which $\eta$ is ahead depends on data and network: in the picture above, for digits in fast mode, it is $\eta = 1$ from five steps on; in the paper's own table for CIFAR-10 (32×32
 # photographs, a much larger network) it is $\eta = 0$ with ten steps, by far (FID 13 against 41). Other seeds of ours differ with few steps, so no check stands here.
 #
 # With $\eta = 0$ a picture is a function of $x_T$ alone: in each column the digit is settled by the noise, whatever the number of steps. That makes $x_T$ a code, like the latent of a VAE, only as large as the picture.
@@ -820,7 +831,7 @@ check("3.1  distance of x̂_0 from the end at t = 25 over that at t = 49, mean o
 #
 # ### L1 or L2
 #
-# The bound on $\log p(x)$ (notebook 02, section 5) asks for the squared error. **One handout** derives it and then trains with the absolute one, as if it followed. Not so: for each pixel
+# The bound on $\log p(x)$ (notebook 02, section 5) asks for the squared error. **The handout** derives it and then trains with the absolute one, as if it followed. Not so: for each pixel
 #
 # $$\arg\min_m \mathbb E\,\bigl[(\varepsilon - m)^2 \mid x_t\bigr] = \mathbb E[\varepsilon \mid x_t], \qquad \arg\min_m \mathbb E\,\bigl[\lvert\varepsilon - m\rvert \mid x_t\bigr] = \operatorname{median}(\varepsilon \mid x_t). \tag{5.1}$$
 #
@@ -1023,7 +1034,7 @@ if cats:
 # %% [markdown]
 # What the networks of these runs draw (generated pictures, all of them): 16 samples, and four times the way back at $t = 50, 38, 26, 13, 1$.
 
-# %% alt="For each recorded run two panels. Left sixteen small generated pictures: after 1,000 steps soft patches of fur, eyes and ears that do not yet make a cat. Right four rows in which, from left to right, such a picture appears out of noise."
+# %% alt="For each recorded run two panels. Left sixteen small generated pictures: after 1,000 steps soft patches of fur, eyes and ears that do not yet make a cat; after 10,000 soft heads of cats with ears and a nose, some with smeared eyes. Right four rows in which, from left to right, such a picture appears out of noise."
 def from_file(name):
     """A generated picture beside the records, (3, H, W) in [0, 1], smoothly enlarged."""
     picture = torch.from_numpy(plt.imread(data.sources.shipped("results") / name)).permute(2, 0, 1)
@@ -1037,6 +1048,8 @@ for name, run in cats.items():
 
 
 # %% [markdown]
+# After 1,000 steps there are fur, eyes and ears without a cat to which they belong; after 10,000 most are whole heads with ears and a nose, and in some the eyes are smeared.
+#
 # ### Where the time goes
 #
 # Training is many steps, so a step had better be cheap. A convolution with $C$ channels takes $9C^2$ multiplications for each pixel of each map: 16 channels at 32×32 cost as much as 64 channels at 8×8. But the first have four times as many numbers to read, to normalise and to write,
