@@ -129,12 +129,12 @@ def test_one_report_that_cannot_be_written_costs_no_other(tmp_path, monkeypatch,
     blocked = tmp_path / "out" / "b_01_patchwise_mlp.report.md"
     blocked.mkdir(parents=True)
     assert grade(ROOT, [tmp_path / "in"], tmp_path / "out") == 1
-    assert f"{blocked}: cannot be written: " in capsys.readouterr().err
+    assert f"{blocked} could not be written: " in capsys.readouterr().err
     rows = list(csv.DictReader((tmp_path / "out" / "grades.csv").open(encoding="utf-8")))
     assert [row["points"] for row in rows] == ["2"] * 3
     assert {p.name[0] for p in (tmp_path / "out").glob("*.report.md") if p.is_file()} == {"a", "c"}
     (tmp_path / "in" / "grades.csv").mkdir()
-    assert grade(ROOT, files) == 1 and "grades.csv: cannot be written: " in capsys.readouterr().err
+    assert grade(ROOT, files) == 1 and "grades.csv could not be written: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("below", [[], ["below"]])

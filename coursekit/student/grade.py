@@ -200,7 +200,7 @@ def _failed(write: Callable[..., None], *arguments: Any) -> bool:
     try:
         write(*arguments)
     except OSError as error:
-        print(f"{error.filename2 or error.filename}: cannot be written: {error.strerror}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return True
     return False
 
