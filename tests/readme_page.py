@@ -72,7 +72,8 @@ def _polyps() -> list[str]:
         minutes = f"{fmean(entry['training_cpu_minutes'] for entry in same):.0f} on {place.replace('1 CPU cores', 'one core')}"
         size_of = f"{first['parameters'] / 1e6:.2f} M"
         baseline = f"{first['baselines']['mean mask']:.3f}"
-        rows.append([f"{data}, {size} px", model, size_of, epochs, minutes, first["images"][2], len(same), score, baseline])
+        name = model.replace("unet", "U-Net").replace("vit", "ViT").replace("smp", "smp.Unet, ResNet-18")
+        rows.append([f"{data}, {size} px", name, size_of, epochs, minutes, first["images"][2], len(same), score, baseline])
     heads = "data | network | parameters | epochs | CPU minutes | n | seeds | test IoU | mean mask"
     return _table("Segmentation (notebook 03), mean IoU of the test images; split 60/20/20", heads, rows)
 
