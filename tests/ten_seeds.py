@@ -15,9 +15,12 @@ import platform
 import re
 import sys
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
-os.environ |= {"COURSEKIT_MODE": "fast", "COURSEKIT_QUIET": "1", "MPLBACKEND": "agg"}
+os.environ |= {"COURSEKIT_MODE": "fast", "COURSEKIT_QUIET": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
 
 import matplotlib.pyplot as plt
 import torch
@@ -26,10 +29,16 @@ from coursekit import checks
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(1, 11)
+Numbers = dict[str, list[float]]
+Seeds = dict[str, list[int]]
 
 
-def run(source: str, seed: int, found: dict[str, list[float]], failed: dict[str, list[int]]) -> None:
-    """Execute all code cells with ``seed``; note what each claim found."""
+def run(path: Path, seed: int) -> tuple[Numbers, Seeds]:
+    """Execute all code cells with ``seed``: what each claim found, and those that failed."""
+    source = path.read_text(encoding="utf-8")
+    found: Numbers = defaultdict(list)
+    failed: Seeds = defaultdict(list)
+    os.chdir(path.parent)
 
     def note(claim: str, bound: str, holds: bool, message: str, hint: str) -> None:
         name = f"{claim}  ({bound})"
@@ -51,16 +60,19 @@ def run(source: str, seed: int, found: dict[str, list[float]], failed: dict[str,
         except checks.CheckFailed as failure:   # of check_fails and check_raises, which give no number
             failed[str(failure).splitlines()[0]].append(seed)
         plt.close("all")
+    return found, failed
 
 
 def main(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
-    found: dict[str, list[float]] = defaultdict(list)
-    failed: dict[str, list[int]] = defaultdict(list)
-    os.chdir(path.parent)
-    for seed in SEEDS:
-        run(source, seed, found, failed)
-        print(f"seed {seed} of {len(SEEDS)} done", flush=True)
+    found: Numbers = defaultdict(list)
+    failed: Seeds = defaultdict(list)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:   # a seed on each core
+        for seed, (numbers, seeds) in zip(SEEDS, pool.map(partial(run, path), SEEDS), strict=True):
+            print(f"seed {seed} of {len(SEEDS)} done", flush=True)
+            for name, values in numbers.items():
+                found[name] += values
+            for name, at in seeds.items():
+                failed[name] += at
     ranges = {name: [min(values), max(values)] for name, values in found.items() if min(values) != max(values)}
     file = ROOT / "data" / "results" / "ten_seeds.json"
     records = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
