@@ -93,7 +93,7 @@ def _cats() -> list[str]:
         rows.append([key, f"{entry['minutes']:.0f}, {entry['device']}", f"{loss:.3f}", found["n_generated"], f"{found['frechet']:.2f}",
                      f"{found['kernel']:.3f}", f"{found['floor_frechet']:.2f} and {found['floor_kernel']:.4f}"])   # fmt: skip
     title = "DDPM (notebook 05), AFHQ's cats at 32×32; features of a small network that was trained on them, not Inception's"
-    return _table(title, "run | minutes | last loss | n | Fréchet | kernel | both, of real cats", rows)
+    return _table(title, "run | minutes by the clock, pauses included | last loss | n | Fréchet | kernel | both, of real cats", rows)
 
 
 def _speed() -> list[str]:
@@ -112,8 +112,9 @@ def _speed() -> list[str]:
     for key, entry in _record("unet_step").items():
         inverse = [1 / value for value in reversed(entry["quartiles"])]
         rows.append(_ratio(f"step of the 31 M U-Net, {key}", "plain float32", entry, 1 / entry["times_faster_than_plain"], inverse))
-    for entry in (entry for entry in _record("parts_speed").values() if "ratio" in entry):
-        rows.append(_ratio(entry["what"], entry["over"], entry, entry["ratio"], entry["ratio_quartiles"]))
+    parts = {"patchwise": "forward and backward", "unet": "forward and backward", "feeding": "feeding an epoch"}
+    for key, entry in ((key, entry) for key, entry in _record("parts_speed").items() if key in parts):
+        rows.append(_ratio(f"{parts[key]}: {entry['what']}", entry["over"], entry, entry["ratio"], entry["ratio_quartiles"]))
     title = "Speed, taken in turns: our time over the other's, median (quartiles)"
     return _table(title, "what | over | ratio | n | machine, threads, date", rows)
 

@@ -209,11 +209,11 @@ def test_fit_pca_refuses_data_without_noise():
 
 def test_importance_bound_rises_with_k_to_log_p():
     model, x = random_linear(), normal(8, 6, seed=3)
-    exact, copies = model.exact_log_likelihood(x), x.repeat(100, 1)
+    exact, copies = model.exact_log_likelihood(x), x.repeat(400, 1)
     values = [importance_bound(model, copies, k, seeded()).mean().item() for k in (1, 4, 32)]
     assert values[0] < values[1] < values[2] < exact.mean().item() + 0.02
     single = -elbo(model, copies, generator=seeded(1))["loss"].item()
-    assert values[0] == pytest.approx(single, abs=0.5) and exact.mean().item() - values[0] > 0.8   # 4 standard errors of the difference
+    assert values[0] == pytest.approx(single, abs=0.25) and exact.mean().item() - values[0] > 0.8   # 4 standard errors of the difference
     model.log_var.data.fill_(1.0)   # a q wider than the posterior, so that no weight p(x, z)/q(z|x) is large
     many = importance_bound(model, x, 20_000, seeded())
     assert torch.allclose(many, exact, atol=0.06)   # twelve seeds stayed within 0.035
