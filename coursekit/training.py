@@ -60,7 +60,8 @@ def steps(total: int, run: Checkpoints, every: int = 100, any_process: Callable[
             if (stop := any_process(bool(interrupted))) or step % every == 0 or step == total:
                 run.save(step)
             if stop:
-                raise KeyboardInterrupt(f"stopped after step {step} of {total}, which is saved in {run.folder}; run this again to go on")
+                saved = f"stopped after step {step} of {total}, which is saved in {run.folder}"
+                raise KeyboardInterrupt(f"{saved}; the next run goes on from there")
 
 
 def check_finite(loss: float | Tensor, step: int, where: str = "") -> None:

@@ -195,7 +195,7 @@ def test_many_bad_files_are_named_together(root):
         AFHQ(root, "cat", 16)
     lines = str(error.value).splitlines()
     assert lines[0].startswith("6 of the 8 files") and [line.split()[0] for line in lines[1:6]] == [f"cat/{i}.jpg" for i in range(2, 7)]
-    assert lines[6:] == ["  and 1 more", "Mend or remove them, or leave them out with skip_bad=True"]
+    assert lines[6:] == ["  and 1 more", "Mend or remove them, or leave them out with skip_bad=True (as a flag: --skip_bad)"]
     (root / "cat" / "7.jpg").unlink()
     with pytest.raises(DataError) as error:
         AFHQ(root, "cat", 16)

@@ -1,6 +1,7 @@
 """Single attempts: right, wrong and hostile answers. Those in processes run once for all tests."""
 
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from textwrap import indent
 
 import pytest
 
-from coursekit.student import attempt
+from coursekit.student import attempt, fence
 from coursekit.student.fence import BROKEN, Fence, Job
 
 RIGHT = """def extract_patches(x, k):
@@ -110,8 +111,19 @@ CASES = {
     "indented and fails": (job("if 1 / 0:\n" + indent(RIGHT, "    ")), "not right yet", "(?s)at the left.*ended in ZeroDivisionError"),
     "no function but a number": (job("extract_patches = 3\n" + CHECK), "not right yet", "."),
     "other arguments": (job(RIGHT.replace("(x, k)", "(x)")), "not right yet", r"called with 2 arguments|takes 1 positional argument"),
-    "the cell fails": (job("table = {}['a']\n" + WRONG), "not right yet", r"(?s)look at.*table = \{\}\['a'\] … ended in KeyError: 'a'"),
+    "the cell fails": (job("table = {}['a']\n1/0\n" + WRONG), "not right yet", r"(?s)look.*table = \{\}\['a'\] … ended in KeyError: 'a'"),
     "a trial at the end fails": (job(RIGHT + CHECK + "extract_patches(photo, 3).shape\n"), "right", "^$"),
+    "another trial after its check": (job(RIGHT + CHECK + WRONG), "right", "^$"),
+    "deleted after its check": (job(RIGHT + CHECK + "del extract_patches"), "right", "^$"),
+    "mended after its check": (job(WRONG + CHECK + RIGHT), "not right yet", "look at"),
+    "mended after its check, and checked below": (job(WRONG + CHECK + RIGHT, below=[(CHECK, True)]), "right", "^$"),
+    "mended and checked again": (job(WRONG + CHECK + RIGHT + CHECK), "right", "^$"),
+    "mended after another's check": (job(f"{WRONG}g = exercises.check('9', len)\n{RIGHT}"), "right", "^$"),
+    "defined after its check only": (job(CHECK + RIGHT), "right", "^$"),
+    "two exercises in a cell": (job(f"def f(): return\nf = exercises.check('9', f)\n{RIGHT}"), "right", "^$"),
+    "annotations that name nothing": (
+        job("from __future__ import annotations\n" + RIGHT.replace("(x, k)", "(x: Image, k: int) -> Patches")), "right", "^$",
+    ),
     "a flood": (job(body("for _ in range(9): print('loud ' * 10**6)", "raise ValueError('loud ' * 10**6)")), "not right yet", "r: loud"),
     "asks": (job(body("input('k? ')")), "not right yet", "EOFError"),
     "leaves processes": (job(STAYS.replace("PATH", repr(str(PATH)))), "not right yet", "look at"),
@@ -133,6 +145,7 @@ CASES = {
     ),
     "the helper above counts": (job(COUNT, above=[(BAD, True), (GOOD, True)], below=[(BAD, True)]), "right", "^$"),
     "the helper above is wrong": (job(COUNT, above=[(BAD, True)], below=[(GOOD, True)]), "not right yet", "look at"),
+    "a new cell replaces the original's helper": (job(COUNT, before=[BAD], above=[(GOOD, True)]), "right", "^$"),
     "the helper stands below": (job(COUNT, below=[(GOOD, True)]), "right", "^$"),
     "the original's helper and one below": (job(COUNT, before=[GOOD], below=[(BAD, True)]), "right", "^$"),
     "the helper is in an exercise's cell": (job(COUNT, above=[(f"{GOOD}\nf = 3\nf = exercises.check('9', f)", False)]), "right", "^$"),
@@ -144,6 +157,15 @@ CASES = {
         ]), "right", "^$",
     ),
     "star import": (job(COUNT.replace("count(height", "range(trunc(0.5) + height"), above=[("from math import *", True)]), "right", "^$"),
+    "star imports above and below": (
+        job(
+            RIGHT.replace("range(height", "islice(range(9), height"),
+            above=[("from math import *", True)],
+            below=[("from itertools import *", True)],
+        ),
+        "right",
+        "^$",
+    ),
     "star import below": (job(COUNT, above=[(GOOD, True)], below=[("from itertools import *", True)]), "right", "^$"),
     "import in an edited cell": (
         job(RIGHT.replace("torch.", "pytorch."), before=["import math\nk = 1"], above=[("import math, torch as pytorch\n", False)]),
@@ -240,13 +262,26 @@ def test_a_killed_grader_leaves_no_attempt(tmp_path):
 
 
 def test_end_stops_what_is_under_way():
-    fence = Fence()
+    runner = Fence()
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(fence.attempt, job(body("while True: pass"), seconds=300.0))
-        while not fence._running:
+        future = pool.submit(runner.attempt, job(body("while True: pass"), seconds=300.0))
+        while not runner._running:
             time.sleep(0.05)
-        fence.end()
+        runner.end()
         assert future.result(timeout=60)[0] in (BROKEN, "stopped")
+
+
+@pytest.mark.parametrize(
+    ("phases", "verdict"), [("", BROKEN), ("reading", "stopped"), ("reading context", BROKEN), ("reading context answer", "stopped")]
+)
+def test_who_is_to_blame_for_a_silence(phases, verdict, monkeypatch):
+    lines, seconds = queue.SimpleQueue(), {BROKEN: 0.01, "stopped": 60.0}
+    for phase in phases.split():
+        lines.put([phase])
+    monkeypatch.setattr(fence, "START", seconds[verdict])
+    start = time.monotonic()
+    assert fence._await_verdict(None, lines, job(seconds=60.01 - seconds[verdict]), None)[0] == verdict
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,8 @@ MALFORMED = [
     (lambda s: s.replace("    ### BEGIN SOLUTION\n    y", "    y"), "0 lines ### BEGIN"),
     (lambda s: s.replace("    ### BEGIN SOLUTION\n    y", "  ### BEGIN SOLUTION\n    y"), "equally far indented"),
     (lambda s: s.replace("    y = 2 * x\n", "    ### END SOLUTION\n    ### BEGIN SOLUTION\n"), "2 lines ### BEGIN"),
+    (lambda s: s.replace("print(double(3))", "### END SOLUTION"), "0 lines ### BEGIN SOLUTION and 1 lines"),
+    (lambda s: s.replace("   # a comment", '\ndouble = exercises.check("1.1", double)'), r"2 lines name = exercises\.check"),
     (lambda s: s.replace('double = exercises.check("1.1", double)   # a comment', ""), r"0 lines name = exercises\.check"),
     (lambda s: s.replace('check("1.1", double)', 'check("1.1", nested)'), "one function defined there"),
     (lambda s: s.replace("def double", "def doubled"), "one function defined there"),
@@ -245,6 +247,7 @@ def test_the_badge_leads_to_the_student_notebook_or_nowhere(tiny, tmp_path):
     assert "class/of-27@main" in code_cells(built(tiny, tmp_path / "out", repository="class/of-27"))[0].source
     pyproject.write_text(pyproject.read_text().replace('repository = ""', 'repository = "owner/book"'))
     assert badge(tmp_path / "out") == []
+    assert code_cells(built(tiny, tmp_path / "out", repository="class/of-27"))[0].source == "import sys", "the published package stays"
     assert badge(tiny / "for students") == [f"{colab}owner/book/blob/{tag}/for%20students/01_tiny.ipynb)"]
     with pytest.raises(StudentError, match="write owner/name"):
         build(tiny, tmp_path, repository="https://github.com/owner/book")

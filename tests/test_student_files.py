@@ -1,14 +1,18 @@
 """Files that are submissions and files that are none: what is read in them, and what is run of it."""
 
+import copy
 import json
+import os
 from pathlib import Path
 
 import pytest
-from test_student_attempt import RIGHT
+from test_student_attempt import RIGHT, WRONG
 from test_student_build import ROOT, SOURCES
 
+from coursekit.student import grade
+from coursekit.student.__main__ import main
 from coursekit.student.build import student_notebook
-from coursekit.student.grade import MISSING, Original, Submission, Unreadable, find, prepare, read, recognise
+from coursekit.student.grade import LONGEST, MISSING, Original, Submission, Unreadable, find, prepare, read, recognise
 from coursekit.workbook.notebooks import code_cells, in_step, notebook_text
 
 BUILT = {path.stem: student_notebook(path) for path in SOURCES}
@@ -39,12 +43,45 @@ def reported(base):
     return json.loads(base.with_name(base.name + ".report.json").read_text(encoding="utf-8"))
 
 
-def test_a_huge_file_is_not_read(tmp_path):
+def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "01_patchwise_mlp.ipynb"
     with path.open("wb") as file:
         file.truncate(2**33)   # takes no room on disk
     with pytest.raises(Unreadable, match="8192 MiB, and 64 are read"):
         read(path)
+    save(path, content())
+    monkeypatch.setattr(grade, "LARGEST", path.stat().st_size)
+    assert read(path).claim == "01_patchwise_mlp"
+
+
+def test_a_file_that_cannot_be_opened(tmp_path):
+    (tmp_path / "x.ipynb").symlink_to("nowhere")
+    with pytest.raises(Unreadable, match="cannot be read: No such file"):
+        read(tmp_path / "x.ipynb")
+
+
+def test_a_folder_that_cannot_be_read_is_said_first(tmp_path, monkeypatch, capsys):
+    for name in ("anna", "ben"):
+        save(tmp_path / name / "01_patchwise_mlp.ipynb", content())
+    scan, locked = os.scandir, tmp_path / "ben"
+
+    def refuse(path):   # as Linux does, but not to root
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert main(["grade", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"{locked} cannot be read: Permission denied; make it readable")
+    assert os.listdir(tmp_path / "anna") == ["01_patchwise_mlp.ipynb"]
+
+
+def test_a_huge_cell_costs_no_other(tmp_path):
+    cells = content(exercise_1_1=RIGHT + "#" * LONGEST, exercise_2_1="def linear_as_convolution(*_): return")
+    submission = read(save(tmp_path / "x.ipynb", cells))
+    assert max(map(len, submission.cells.values())) == LONGEST
+    found = prepare(ORIGINALS["01_patchwise_mlp"], submission, 1.0, 1.0)
+    assert found["1.1"][0] == "not right yet" and "another cell" in found["1.1"][1] and found["2.1"].name == "linear_as_convolution"
 
 
 def test_odd_notebooks_are_read(tmp_path):
@@ -75,6 +112,8 @@ def test_which_notebook_it_is():
         assert recognise(Submission(Path(path), cells, claim), ORIGINALS).name == name
     with pytest.raises(Unreadable, match="01_patchwise_mlp, 02_diffusion_1d"):
         recognise(Submission(Path("x.ipynb"), {"1": "x = 1"}), ORIGINALS)
+    with pytest.raises(Unreadable, match="cannot be told"):
+        recognise(Submission(Path("x.ipynb"), vae | {"2": RIGHT}), ORIGINALS)
 
 
 def test_the_cell_of_an_exercise():
@@ -98,6 +137,13 @@ def test_the_cell_of_an_exercise():
         ({own: "def extract_patches_2(x, k): return"}, None),
         ({own: "extract_patches == 3"}, None),
         ({"a": "extract_patches = 3"}, None),
+        # The notebook's last check says its last word on what was defined last above it.
+        ({own: WRONG + check, "a": RIGHT + check}, "a"),
+        ({own: RIGHT + check, "a": WRONG + check}, "a"),
+        ({own: WRONG + check, "a": RIGHT, "b": check.replace('"', "'"), "c": WRONG}, "a"),
+        ({own: WRONG + check, "a": RIGHT, "b": f"# {check}", "c": check.replace("1.1", "1x1")}, own),
+        ({"a": RIGHT + check, own: WRONG + check}, own),
+        ({"a": RIGHT, "b": RIGHT + check, own: task.stub.source}, "b"),
     ]:
         assert find(task, cells) == expected
 
@@ -120,6 +166,13 @@ def test_what_is_run_for_a_submission(tmp_path):
     assert len(one.always) == 3 and one.always[2].startswith("import matplotlib") and one.earlier == {}
     assert four.earlier == {"1.1": "extract_patches", "2.1": "linear_as_convolution"}
     assert not any("NotImplementedError" in source for source in four.before) and set(one.before) < set(four.before)
+
+
+def test_settings_always_run(tmp_path):
+    original = copy.deepcopy(ORIGINALS["01_patchwise_mlp"])
+    next(cell for cell in original.cells if cell.metadata.get("tags") == ["parameters"]).source = "size = 7"
+    found = prepare(original, Submission(tmp_path, {"1": RIGHT}), 1.0, 1.0)["1.1"]
+    assert "size = 7" in found.always and "size = 7" not in found.before
 
 
 def test_without_their_cells_exercises_are_missing(tmp_path):

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from test_student_files import ORIGINALS, content, reported, save
 
 from coursekit.student import StudentError, attempt, report
 from coursekit.student.__main__ import main
-from coursekit.student.fence import Fence
-from coursekit.student.grade import grade
+from coursekit.student.fence import BROKEN, Fence
+from coursekit.student.grade import AT_ONCE, grade
 
 ALL = os.environ.get("COURSEKIT_ALL_STUDENTS")   # an attempt imports what its notebook does, which takes seconds
 
@@ -40,6 +41,7 @@ UNREADABLE = {
     "format 3": (lambda: {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": []}, "format 3, and 4 is read"),
     "no cells": (other(cells=None), "format 4, and 4 is read|no cells"),
     "R": (with_kernel(name="ir", language="R"), "kernel speaks R, not Python"),
+    "a forged line": (with_kernel(language="R\n\n# 22 of 22 points"), "kernel speaks R # 22 of 22 points, not Python"),
     "Julia": (lambda: content() | {"metadata": {"language_info": {"name": "julia"}}}, "kernel speaks julia, not Python"),
 }
 
@@ -137,6 +139,31 @@ def test_one_report_that_cannot_be_written_costs_no_other(tmp_path, monkeypatch,
     assert grade(ROOT, files) == 1 and "grades.csv could not be written: " in capsys.readouterr().err
 
 
+def test_what_could_not_be_tried_shows_in_the_exit_status(tmp_path, monkeypatch):
+    monkeypatch.setattr(Fence, "attempt", lambda self, job: (BROKEN, "why"))
+    assert grade(ROOT, [save(tmp_path / "x.ipynb", content(exercise_1_1=RIGHT))]) == 1 and reported(tmp_path / "x")["problem"] == ""
+
+
+def test_a_submission_named_twice_is_graded_once(tmp_path, capsys):
+    file = save(tmp_path / "x.ipynb", content())
+    assert grade(ROOT, [tmp_path, file, tmp_path / ".." / tmp_path.name / "x.ipynb"]) == 0
+    assert capsys.readouterr().out.count(" points\n") == 1 and not (tmp_path / "grades.csv").exists()
+    assert grade(ROOT, [tmp_path]) == 0 and "not read" not in capsys.readouterr().out, "its own reports are passed over"
+
+
+def test_an_interruption_ends_what_is_under_way(tmp_path, monkeypatch):
+    def interrupt(begun):
+        raise KeyboardInterrupt
+
+    begun, ended = [], threading.Event()
+    monkeypatch.setattr(Fence, "attempt", lambda self, job: (begun.append(job), ended.wait(9)))
+    monkeypatch.setattr(Fence, "end", lambda self: ended.set())
+    monkeypatch.setattr("coursekit.student.grade._entry", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        grade(ROOT, [save(tmp_path / "x.ipynb", content("01_patchwise_mlp", "all"))])
+    assert ended.is_set() and len(begun) <= AT_ONCE < len(ORIGINALS["01_patchwise_mlp"].tasks)
+
+
 @pytest.mark.parametrize("below", [[], ["below"]])
 def test_where_reports_cannot_go_is_said_first(below, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Fence, "attempt", None)
@@ -179,10 +206,10 @@ def test_a_table_of_ten(tmp_path, monkeypatch):
 
 
 def test_formulas_in_the_table_are_text(tmp_path):
-    entry = {"submission": "=1+1.ipynb", "notebook": None, "problem": "@x", "points": 0, "possible": None, "exercises": []}
+    entry = {"submission": "=1+1.ipynb", "notebook": None, "problem": "\t@x", "points": 0, "possible": None, "exercises": []}
     entry["report"] = "-r.md"
     report.write_table([entry], ["01-1.1"], tmp_path / "grades.csv")
-    assert (tmp_path / "grades.csv").read_text() == "submission,notebook,report,points,possible,problem\n'=1+1.ipynb,,'-r.md,0,,'@x\n"
+    assert (tmp_path / "grades.csv").read_text() == "submission,notebook,report,points,possible,problem\n'=1+1.ipynb,,'-r.md,0,,'\t@x\n"
 
 
 def test_the_command(tmp_path, capsys):

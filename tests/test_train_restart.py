@@ -378,3 +378,11 @@ def test_the_line_to_go_on_resumes(given, monkeypatch, capsys):
     assert command.main(given) == 130
     words = shlex.split(capsys.readouterr().err.partition("To go on: python -m coursekit.diffusion ")[2])
     assert parse(words).resume and "--resume" in words
+
+
+def test_stopped_before_anything_was_saved_says_so(monkeypatch, capsys):
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", stopped)
+    assert command.main([]) == 130 and capsys.readouterr().err.startswith("stopped at once.\nTo go on: ")

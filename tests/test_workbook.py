@@ -185,7 +185,9 @@ def test_gate_refuses_a_doctored_notebook(gate: Callable[[NotebookNode], list[st
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A project of one notebook, in step, whose cells all have outputs."""
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    stamped = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    unnamed = re.sub(r'(?m)^repository = ".*"$', 'repository = ""', stamped)   # whether or not this checkout has been published
+    (tmp_path / "pyproject.toml").write_text(unnamed, encoding="utf-8")
     (tmp_path / "README.md").write_text("# R\n\n<!-- badges -->\n<!-- /badges -->\n", encoding="utf-8")
     path = tmp_path / "notebooks" / "01_tiny.py"
     path.parent.mkdir()
@@ -464,7 +466,9 @@ def test_publish_refuses_a_malformed_name(tiny: Path, name: str) -> None:
 ])  # fmt: skip
 def test_publish_refuses_a_project_without_its_places(tiny: Path, file: str, old: str, complaint: str) -> None:
     root = tiny.parents[1]
-    (root / file).write_text((root / file).read_text(encoding="utf-8").replace(old, ""))
+    whole = (root / file).read_text(encoding="utf-8")
+    assert old in whole
+    (root / file).write_text(whole.replace(old, ""), encoding="utf-8")
     before = contents(root)
     with pytest.raises(WorkbookError, match=complaint):
         publish(root, "example/coursekit")

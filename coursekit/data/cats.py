@@ -54,7 +54,8 @@ class AFHQ(Dataset[Tensor]):
         faults = arrays["faults"].tolist()
         if any(faults):
             if not skip_bad:
-                raise DataError(f"{_complaint(folder, names, faults)}\nMend or remove them, or leave them out with skip_bad=True")
+                advice = "Mend or remove them, or leave them out with skip_bad=True (as a flag: --skip_bad)"
+                raise DataError(f"{_complaint(folder, names, faults)}\n{advice}")
             warnings.warn(f"{_complaint(folder, names, faults)}\nThey are left out", stacklevel=2)
         self.images = torch.from_numpy(arrays["images"])
         self.names = [name for name, fault in zip(names, faults, strict=True) if not fault]
@@ -69,13 +70,15 @@ class AFHQ(Dataset[Tensor]):
 def _files(folder: Path, data_class: str) -> list[str]:
     """The names of the files below ``folder``, sorted."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder: the root must hold cat/, dog/ and wild/; is it the right one?")
+        expected = "the root must hold cat/, dog/ and wild/ or, for data_class 'all', pictures"
+        raise DataError(f"{folder} is no folder: {expected}; is it the right one?")
     there = [name for name in _CLASSES if (folder / name).is_dir()]
     wanted = list(_CLASSES) if data_class == "all" else [data_class]
     if data_class == "all" and not there:
         wanted = ["."]
     if missing := [name for name in wanted if name not in (*there, ".")]:
-        found = f"there is {', '.join(there)}" if there else "it holds none of cat/, dog/ and wild/; for a folder of images say 'all'"
+        others = "it holds none of cat/, dog/ and wild/; for a folder of images say 'all' (as a flag: --data_class all)"
+        found = f"there is {', '.join(there)}" if there else others
         raise DataError(f"{folder} has no folder {', '.join(missing)}, needed for data_class {data_class!r}: {found}")
     files: list[str] = []
     for name in wanted:

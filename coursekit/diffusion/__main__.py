@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         train(settings)
     except KeyboardInterrupt as stop:
         again = arguments if arguments[-1:] == ["--resume"] else [*arguments, "--resume"]   # the last one counts
-        _tell(f"{stop or 'stopped at once'}.\nTo go on: {_launcher()} {shlex.join(again)}")
+        _tell(f"{str(stop) or 'stopped at once'}.\nTo go on: {_launcher()} {shlex.join(again)}")
         return 130
     except SettingsError as error:
         _tell(f"{error}\nAll flags: python -m coursekit.diffusion --help")

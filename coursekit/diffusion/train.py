@@ -184,7 +184,10 @@ class _Follower(Checkpoints):
 @contextmanager
 def only_trainer(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     """Within it, no other run trains in ``folder``; the system ends it with the process. Raises ``CheckpointError`` where one does."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"--save_folder {folder} cannot be made: {error.strerror}. Choose another") from error
     lock, taken = FileLock(folder / ".lock"), False
     if accelerator.is_main_process:
         try:
@@ -216,7 +219,8 @@ def refuse_another_run(settings: Settings, say: Say) -> None:
         raise SettingsError(f"{folder} holds step {saved[-1]}, more than the {settings.train_steps} asked for: raise --train_steps, or "
                             "choose another --save_folder")  # fmt: skip
     if settings.resume:
-        say(f"going on after step {saved[-1]}" if saved else f"--resume: nothing is saved in {folder} yet, so this is the start")
+        found = f"step {saved[-1]} is saved in {folder}" if saved else f"nothing is saved in {folder} yet, so this is the start"
+        say(f"--resume: {found}")
 
 
 def _accelerator(settings: Settings) -> Accelerator:

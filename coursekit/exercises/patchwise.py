@@ -41,7 +41,7 @@ def _verify_patches(function: Callable[..., Any]) -> None:
 def _verify_linear(function: Callable[..., Any]) -> None:
     for channels, k, width in ((1, 3, 4), (3, 2, 5), (2, 1, 3)):
         layer, x = nn.Linear(channels * k * k, width).double(), randn(2, channels, 6, 9)
-        convolution = ask(f"{channels} channels, k={k}", function, layer, channels, k)
+        convolution = ask(f"channels: {channels}, k={k}", function, layer, channels, k)
         check_true("an nn.Conv2d", isinstance(convolution, nn.Conv2d), hint=f"return an nn.Conv2d; this is {type(convolution).__name__}")
         check_equal("type of the weight", convolution.weight.dtype, layer.weight.dtype, hint="give Conv2d the layer's dtype")
         kernel, bias = linear_as_convolution(layer, channels, k).weight.detach(), layer.bias.detach()
@@ -56,7 +56,7 @@ def _verify_linear(function: Callable[..., Any]) -> None:
         }
         hint = "reshape the weight to (D, C, k, k) as it stands, row by row, without transposing or flipping; copy the bias too"
         right = F.conv2d(x, kernel, bias)
-        compare(f"{channels} channels, k={k}", convolution, (x,), right, hint, mistakes)
+        compare(f"channels: {channels}, k={k}", convolution, (x,), right, hint, mistakes)
 
 
 def _wrong_nets(mlp: PatchwiseMLP, x: Tensor) -> dict[str, Tensor]:

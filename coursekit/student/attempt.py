@@ -85,8 +85,9 @@ def needed(candidates: Sequence[Statement], names: Iterable[str]) -> list[Statem
 
 
 def run(statement: Statement, names: dict[str, Any]) -> None:
-    """Execute one statement in ``names``."""
-    exec(compile(ast.Module([statement.tree], []), "your cell", "exec", dont_inherit=True), names)
+    """Execute one statement in ``names``; a ``from __future__ import annotations`` above it counts, as in Jupyter."""
+    flags = annotations.compiler_flag if names.get("annotations") is annotations else 0
+    exec(compile(ast.Module([statement.tree], []), "your cell", "exec", flags, dont_inherit=True), names)
 
 
 def snapshot() -> Callable[[], None]:
@@ -96,13 +97,15 @@ def snapshot() -> Callable[[], None]:
     rooms = {name: module for name, module in list(sys.modules.items()) if name.split(".")[0] == "coursekit"}
     judges = [module for name, module in rooms.items() if name.startswith(("coursekit.exercises", "coursekit.checks"))]
     used = {value for module in judges for value in vars(module).values() if isinstance(value, ModuleType)}
-    used |= {sys.modules[name] for name in ("__main__", "builtins", "os", "json", "torch", "torch.nn", "torch.nn.functional")}
+    stood_on = "__main__", "builtins", "contextlib", "os", "json", "torch", "torch.nn", "torch.nn.functional", "torch.random"
+    used |= {sys.modules[name] for name in stood_on}
     modules: list[Any] = list({*rooms.values(), *used})
     found = (value for module in modules for value in vars(module).values())
-    classes = {value for value in found if isinstance(value, type) and value.__module__.startswith("coursekit")}
+    classes = {value for value in found if isinstance(value, type) and value.__module__.startswith(("coursekit", "contextlib"))}
     saved = [(owner, dict(vars(owner))) for owner in (*modules, *classes, torch.Tensor, torch.nn.Module)]
     codes = [(value, value.__code__) for _, names in saved for value in names.values() if isinstance(value, FunctionType)]
-    missing, get, change, remove = object(), vars, setattr, delattr
+    ours = [(owner, names) for owner, names in saved if isinstance(owner, type) or owner.__name__.startswith(("coursekit", "__main__"))]
+    missing, get, change, remove, is_a = object(), vars, setattr, delattr, isinstance   # whatever becomes of the builtins
 
     def restore() -> None:
         for function, code in codes:
@@ -113,9 +116,9 @@ def snapshot() -> Callable[[], None]:
             for name, value in names.items():
                 if now.get(name, missing) is not value:
                     change(owner, name, value)
-            if len(now) > len(names) and (isinstance(owner, type) or owner.__name__.startswith("coursekit")):   # torch may load parts late
-                for name in [name for name, value in now.items() if name not in names and not isinstance(value, ModuleType)]:
-                    remove(owner, name)
+        for owner, names in ours:   # not torch, which may load parts late
+            for name in [name for name, value in get(owner).items() if name not in names and not is_a(value, ModuleType)]:
+                remove(owner, name)
 
     return restore
 
@@ -173,7 +176,7 @@ def attempt(job: dict[str, Any], phase: Callable[[str], None]) -> tuple[str, str
     limit(job["memory"], job["seconds"])
     phase("reading")
     try:
-        own = [s for s in statements(job["answer"]) if _is_no_check(s)]
+        own = _answer(statements(job["answer"]), job)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return "not right yet", f"your cell is not Python: {type(error).__name__}: {error}"
     extras = _extras(job, _names(context))
@@ -204,6 +207,19 @@ def attempt(job: dict[str, Any], phase: Callable[[str], None]) -> tuple[str, str
     if any(words in message for words in NO_MEMORY):
         message = f"your function needs more than {job['memory']:g} GiB of memory.\n{message}"
     return verdict, "\n".join(filter(None, [message, complaint if verdict != "right" else ""]))
+
+
+def _answer(cell: Sequence[Statement], job: dict[str, Any]) -> list[Statement]:
+    """The cell's statements without its checks, and without what the function became after the notebook's last check of it."""
+    number = job["number"]
+    last = max((i for i, s in enumerate(cell) if has_check(ast.unparse(s.tree), number)), default=0)
+    settled = job["name"] in _names(cell[:last]) and not any(has_check(source, number) for source, _ in job["below"])
+    return [s for i, s in enumerate(cell) if _is_no_check(s) and not (settled and i > last and job["name"] in s.binds)]
+
+
+def has_check(source: str, number: str) -> bool:
+    """Whether a check of exercise ``number`` stands in ``source``, in no comment."""
+    return bool(re.search(rf"""^[^#\n]*\.check\(\s*["']{re.escape(number)}["']""", source, re.MULTILINE))
 
 
 def _names(found: Iterable[Statement]) -> set[str]:

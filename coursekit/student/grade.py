@@ -15,7 +15,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from coursekit.student import StudentError, make_folder, report
-from coursekit.student.attempt import memory_is_limited
+from coursekit.student.attempt import has_check, memory_is_limited
 from coursekit.student.build import Task, student_notebook
 from coursekit.student.fence import BROKEN, MEMORY, SECONDS, Fence, Job
 from coursekit.workbook.notebooks import code_cells, sources
@@ -24,6 +24,7 @@ LARGEST = 64 * 2**20   # bytes of a submission; those that we hand out have 2
 LONGEST = 200_000      # characters of a cell that is read
 AT_ONCE = 2            # attempts
 MISSING = "no cell with this function was found. Take it from the notebook as it was handed out."
+TOO_LONG = f"your cell has {LONGEST} characters or more, too many to be read. Keep the function, and put what is long into another cell."
 RENAMED = "your cell no longer defines {}. Give the function this name again."
 Verdict = tuple[str, str]   # and the message for the student
 Submit = Callable[[Job], Future[Verdict]]
@@ -73,7 +74,8 @@ def read(path: Path) -> Submission:
     kernel, language = _mapping(metadata.get("kernelspec")), _mapping(metadata.get("language_info"))
     for name in (kernel.get("language"), language.get("name")):
         if name is not None and not str(name).lower().startswith(("python", "ipython")):
-            raise Unreadable(f"the notebook's kernel speaks {str(name)[:40]}, not Python. Choose a Python kernel, save, hand it in again.")
+            spoken = " ".join(str(name).split())[:40]   # on one line: it may hold what would look like a line of the report's own
+            raise Unreadable(f"the notebook's kernel speaks {spoken}, not Python. Choose a Python kernel, save, hand it in again.")
     submission = Submission(path, claim=str(_mapping(metadata.get("coursekit")).get("notebook", "")))
     for number, cell in enumerate(map(_mapping, content["cells"])):
         if cell.get("cell_type") == "code":
@@ -107,15 +109,19 @@ def by_name(path: Path, originals: dict[str, Original]) -> Original | None:
 
 
 def find(task: Task, cells: dict[str, str]) -> str | None:
-    """The student's cell for an exercise, among those that define its function, at the margin if any does: one that is not as it was
-    handed out if there is one; of these the one with the exercise's id, else the first.
+    """The student's cell for an exercise, among those that define its function: one at the margin, and not as it was handed out, if any is.
+
+    Of these the last that stands in or above the last of the exercise's checks, whose verdict is the notebook's last word; with
+    none there, the one with the exercise's id, else the first.
     """
     definition = rf"^([ \t]*)(?:(?:async[ \t]+)?def[ \t]+{task.name}\b|{task.name}[ \t]*=[ \t]*lambda\b)"
     found = {i: min(map(len, m)) for i, source in cells.items() if (m := re.findall(definition, source, re.MULTILINE))}
     own, stub = task.stub.id, task.stub.source.strip()
     if re.search(rf"^{task.name}\b[^=\n(]*=(?!=)(?! *exercises\b)", cells.get(own, ""), re.MULTILINE):
         found[own] = 0
-    return min(found, key=lambda i: (found[i] > 0, cells[i].strip() == stub, i != own), default=None)
+    place = {i: number for number, i in enumerate(cells, 1)}
+    last = max((place[i] for i, source in cells.items() if source.strip() != stub and has_check(source, task.number)), default=0)
+    return min(found, key=lambda i: (found[i] > 0, cells[i].strip() == stub, -place[i] if place[i] <= last else 0, i != own), default=None)
 
 
 def prepare(original: Original, submission: Submission, seconds: float, memory: float) -> dict[str, Job | Verdict]:
@@ -131,6 +137,8 @@ def prepare(original: Original, submission: Submission, seconds: float, memory: 
             found[task.number] = "missing", RENAMED.format(task.name) if task.stub.id in cells else MISSING
         elif cells[answer].strip() == task.stub.source.strip():
             found[task.number] = "not attempted", ""
+        elif len(cells[answer]) == LONGEST:
+            found[task.number] = "not right yet", TOO_LONG
         else:
             first = original.cells[: original.cells.index(task.stub)]
             always = [cell.source for cell in first if _is_first(cell)]
@@ -211,8 +219,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise StudentError(f"{path} does not exist; name submissions, or a folder of them")
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and ".ipynb_checkpoints" not in p.parts) if path.is_dir() else [path]
-        for file in inside:
+        for file in _inside(path) if path.is_dir() else [path]:
             if path.is_dir() and file.suffix.lower() != ".ipynb":
                 if not re.search(r"\.report\.(md|json)$|^grades\.csv$", file.name):
                     print(f"{file}: not read, it is no .ipynb")
@@ -221,6 +228,16 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     if not found:
         raise StudentError(f"there is no .ipynb in {', '.join(map(str, paths))}")
     return list(found.values())
+
+
+def _inside(folder: Path) -> list[Path]:
+    """All files in ``folder`` and below, links that lead nowhere too. Raises ``StudentError`` for a folder that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise StudentError(f"{error.filename} cannot be read: {error.strerror}; make it readable, or name the others only") from error
+
+    found = (Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
 
 
 def _begin(path: Path, originals: dict[str, Original], seconds: float, memory: float, submit: Submit) -> Begun:

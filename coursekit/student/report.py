@@ -81,5 +81,5 @@ def write_table(entries: Sequence[Entry], ids: Sequence[str], path: Path) -> Non
         each = {e["id"]: e["points"] for e in entry["exercises"]}
         first = [entry["submission"], entry["notebook"], entry["report"]]
         cells = [*first, *map(each.get, used), entry["points"], entry["possible"], entry["problem"]]
-        rows.writerow([f"'{cell}" if str(cell).startswith(("=", "+", "-", "@")) else cell for cell in cells])   # no formula of a student's
+        rows.writerow([f"'{cell}" if re.match(r"[-=+@\t\r]", str(cell)) else cell for cell in cells])   # no formula of a student's
     write(path, table.getvalue())

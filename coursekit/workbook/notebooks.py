@@ -142,6 +142,7 @@ def execute(path: Path) -> None:
     records = json.loads(records_path.read_text(encoding="utf-8")) if records_path.exists() else {}
     records = dict(sorted({**records, path.stem: record}.items()))
     write_if_changed(records_path, json.dumps(records, indent=1) + "\n")
+    print(f"{path.stem}: executed in {record['seconds']} s, recorded in data/results/run_times.json")
 
 
 def _cores() -> int:
