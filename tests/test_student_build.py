@@ -216,7 +216,7 @@ def test_a_file_in_which_somebody_worked_stays(change, tiny, tmp_path):
         content["cells"][1]["execution_count"] = 1
     text = {"text": "notes", "empty": "", "a list": "[1]"}.get(change, json.dumps(content))
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(StudentError, match="--force"):
+    with pytest.raises(StudentError, match=r"Nothing was written\. Move it, or name those to write: .* --force"):
         build(tiny, tmp_path)
     assert path.read_text(encoding="utf-8") == text
     assert build(tiny, tmp_path, force=True) == [path] and "exercise-1-1" in path.read_text(encoding="utf-8")
@@ -255,7 +255,8 @@ def test_the_badge_leads_to_the_student_notebook_or_nowhere(tiny, tmp_path):
 
 def test_the_command(tmp_path, capsys):
     assert main(["build", "--to", str(tmp_path), "01"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / '01_patchwise_mlp.ipynb'}\n"
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / '01_patchwise_mlp.ipynb'}\n" and said.err.endswith(f" -m jupyter lab {tmp_path}\n")
     assert main(["build", "--to", str(ROOT / "notebooks")]) == 1
     assert "solution notebooks" in capsys.readouterr().err
     assert main(["build", "--to", str(tmp_path), "99"]) == 1

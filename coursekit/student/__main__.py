@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "build":
             for path in build(root, options.to, options.names, options.repo, options.force):
                 print(path)
+            print(f"To open them: {shlex.join([sys.executable, '-m', 'jupyter', 'lab', str(options.to)])}", file=sys.stderr)
             return 0
         return grade(root, options.submissions, options.to, options.seconds, options.memory)
     except (StudentError, WorkbookError, OSError) as error:

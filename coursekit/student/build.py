@@ -111,7 +111,8 @@ def build(root: Path, folder: Path, names: Iterable[str] = (), repository: str =
         if target.exists() and not target.is_file():
             raise StudentError(f"{target} is in the way and is no file; move it")
         if target.exists() and not force and not _as_built(target):
-            raise StudentError(f"{target} is not as it was built: somebody has worked in it. Move it, or replace it with --force")
+            advice = "Move it, or name those to write: build --to FOLDER 01 04. With --force it is replaced, and the work in it lost"
+            raise StudentError(f"{target} is not as it was built: somebody has worked in it. Nothing was written. {advice}")
         texts[target] = _text(_linked(student_notebook(source)[0], source, root, folder, repository))
     make_folder(folder)
     for target, text in texts.items():
