@@ -1446,8 +1446,8 @@ if not counted_twins:
     print("not run here")
 
 # %% [markdown]
-# And what half precision and the order of the channels bring to the large U-Net, each way over the plain one in time and memory, and how far the losses lie apart after 50 steps. The last
-# number is the plain step's share of the rate at which the same machine multiplies matrices; its inverse is the most that float32 can gain while the multiplications stay the same:
+# And what half precision and the order of the channels bring to the large U-Net, each way over the plain one in time and memory, and how far the losses lie apart after 50 steps. Beside it
+# stands the plain step's share of the rate at which the same machine multiplies matrices; its inverse is the most that float32 can gain while the multiplications stay the same:
 
 # %%
 try:
