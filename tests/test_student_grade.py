@@ -206,10 +206,12 @@ def test_a_table_of_ten(tmp_path, monkeypatch):
 
 
 def test_formulas_in_the_table_are_text(tmp_path):
-    entry = {"submission": "=1+1.ipynb", "notebook": None, "problem": "\t@x", "points": 0, "possible": None, "exercises": []}
+    entry = {"submission": "=1+1.ipynb", "notebook": None, "problem": "@x", "points": 0, "possible": None, "exercises": []}
     entry["report"] = "-r.md"
-    report.write_table([entry], ["01-1.1"], tmp_path / "grades.csv")
-    assert (tmp_path / "grades.csv").read_text() == "submission,notebook,report,points,possible,problem\n'=1+1.ipynb,,'-r.md,0,,'\t@x\n"
+    report.write_table([entry, entry | {"submission": "+1", "problem": "\t@x"}], ["01-1.1"], tmp_path / "grades.csv")
+    head, *rows = (tmp_path / "grades.csv").read_text().splitlines()
+    assert head == "submission,notebook,report,points,possible,problem"
+    assert rows == ["'=1+1.ipynb,,'-r.md,0,,'@x", "'+1,,'-r.md,0,,'\t@x"]
 
 
 def test_the_command(tmp_path, capsys):
