@@ -111,7 +111,9 @@ CASES = {
     "indented and fails": (job("if 1 / 0:\n" + indent(RIGHT, "    ")), "not right yet", "(?s)at the left.*ended in ZeroDivisionError"),
     "no function but a number": (job("extract_patches = 3\n" + CHECK), "not right yet", "."),
     "other arguments": (job(RIGHT.replace("(x, k)", "(x)")), "not right yet", r"called with 2 arguments|takes 1 positional argument"),
-    "the cell fails": (job("table = {}['a']\n1/0\n" + WRONG), "not right yet", r"(?s)look.*table = \{\}\['a'\] … ended in KeyError: 'a'"),
+    "the cell fails": (
+        job("table = {}['a']\n1/0\n" + WRONG), "not right yet", r"(?s)look at.*table = \{\}\['a'\] … ended in KeyError: 'a'",
+    ),
     "a trial at the end fails": (job(RIGHT + CHECK + "extract_patches(photo, 3).shape\n"), "right", "^$"),
     "another trial after its check": (job(RIGHT + CHECK + WRONG), "right", "^$"),
     "deleted after its check": (job(RIGHT + CHECK + "del extract_patches"), "right", "^$"),

@@ -183,7 +183,10 @@ class _Follower(Checkpoints):
 
 @contextmanager
 def only_trainer(folder: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Within it, no other run trains in ``folder``; the system ends it with the process. Raises ``CheckpointError`` where one does."""
+    """Within it, no other run trains in ``folder``; the system ends it with the process.
+
+    Raises ``CheckpointError`` where one does, and where ``folder`` cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -86,8 +86,9 @@ def main() -> None:
     memory = {way: peak_bytes(partial(steps[way], images, masks), device()) for way in ways}
     with FlopCounterMode(display=False) as counter:
         steps["plain"](images, masks)
-    share = counter.get_total_flops() / median(seconds["plain"][1:]) / peaks()[0]
-    print(f"plain: {counter.get_total_flops() / 1e9:.0f} GFLOP, {share:.0%} of this machine's rate in a matrix product")
+    flops = counter.get_total_flops()
+    share = flops / median(seconds["plain"][1:]) / peaks()[0]
+    print(f"plain: {flops / 1e9:.0f} GFLOP, {share:.0%} of this machine's rate in a matrix product")
     last = {way: sum(losses[way][-10:]) / 10 for way in ways}
     for way in ways[1:]:
         ratios = [a / b for a, b in zip(seconds["plain"][1:], seconds[way][1:], strict=True)]
@@ -96,7 +97,7 @@ def main() -> None:
             "device": processor(), "threads": torch.get_num_threads(), "seed": 0, "n": len(ratios), "bfloat16_here": has_bfloat16(),
             "times_faster_than_plain": median(ratios), "quartiles": quantiles(ratios, n=4, method="inclusive"),
             "memory_over_plain": memory[way] / memory["plain"], "plain_seconds_a_step": median(seconds["plain"][1:]),
-            "plain_gflops": counter.get_total_flops() / 1e9, "plain_share_of_matrix_product_rate": share,
+            "plain_gflops": flops / 1e9, "plain_share_of_matrix_product_rate": share,
             "loss_of_the_last_ten_steps": last[way], "plain_loss_of_the_last_ten_steps": last["plain"],
         }   # fmt: skip
         keep("unet_step", way, entry)
