@@ -69,8 +69,8 @@ def check_close(claim: str, actual: Number, expected: Number, *, tolerance: floa
     """Claim that two tensors of one shape agree: the largest absolute difference is at most ``tolerance``.
 
     Default tolerance: 1e-10 in float64 and 1e-5 in the smaller types, times the largest absolute value of
-    ``expected`` where that exceeds 1. Raises ``CheckFailed`` on a difference, another shape, or NaN on either side, and
-    ``ValueError`` for complex or empty tensors.
+    ``expected`` that is finite, where it exceeds 1. Raises ``CheckFailed`` on a difference, another shape, or NaN on
+    either side, and ``ValueError`` for complex or empty tensors.
     """
     actual, expected = _tensor(actual), _tensor(expected)
     if actual.shape != expected.shape:
@@ -79,7 +79,8 @@ def check_close(claim: str, actual: Number, expected: Number, *, tolerance: floa
         raise ValueError(f"{claim!r} compares two empty tensors, shape {tuple(expected.shape)}: there is nothing to check")
     if tolerance is None:
         exact = all(t.dtype == torch.float64 or not t.is_floating_point() for t in (actual, expected))
-        scale = max(1.0, expected.abs().max().item())   # an absolute tolerance below 1
+        sizes = expected.double().abs()
+        scale = torch.where(sizes.isfinite(), sizes, 0.0).max().clamp(min=1).item()   # an absolute tolerance below 1, whatever is infinite
         bound, shown = (1e-10 if exact else 1e-5) * scale, f"to {1e-10 if exact else 1e-5:g}"
     else:
         bound, shown = tolerance, f"to {tolerance:g}"

@@ -15,6 +15,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable
 from functools import cache
+from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
 
@@ -273,9 +274,7 @@ def _turned(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]
 def _inception(weights: Path) -> InceptionV3W:
     if not weights.exists():
         _download(weights)
-    with open(weights, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != _SHA256:
+    if (digest := hashlib.sha256(weights.read_bytes()).hexdigest()) != _SHA256:
         raise DataError(f"{weights} is not Inception's: its digest is {digest}, not {_SHA256}. Remove it to have it downloaded anew")
     return InceptionV3W(str(weights.parent), download=False).eval()
 
@@ -286,9 +285,11 @@ def _download(weights: Path) -> None:
         weights.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{_WEIGHTS}.aside-", dir=weights.parent) as aside:
             with urllib.request.urlopen(inception_url, timeout=60) as response, open(Path(aside, _WEIGHTS), "wb") as file:
-                shutil.copyfileobj(response, file)
+                shutil.copyfileobj(response, file)   # a connection that is cut short looks like the end
+            if (digest := hashlib.sha256(Path(aside, _WEIGHTS).read_bytes()).hexdigest()) != _SHA256:
+                raise OSError(f"what arrived is cut short or another file: its digest is {digest}, not {_SHA256}")
             Path(aside, _WEIGHTS).replace(weights)
-    except OSError as error:   # URLError is one, and so are a full disk and a time-out
+    except (OSError, HTTPException) as error:   # URLError is an OSError, and so are a full disk and a time-out
         raise DataError(
             f"Inception's weights could not be had from {inception_url}: {error}. Put that file at {weights}, or do without the FID: "
             "compare by the features of train_features, which needs no network"

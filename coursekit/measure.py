@@ -40,12 +40,12 @@ def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> i
     and returns inside itself is not seen. On CUDA the allocator is asked, and libraries' workspaces count too.
     """
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     with _LiveBytes() as live:
         call()
     return live.peak

@@ -94,14 +94,20 @@ def receptive_field(network: nn.Module, in_channels: int, size: int) -> tuple[in
     """Height and width of the input region that one output pixel depends on, found by differentiating.
 
     Feeds eight random images of ``size``×``size`` pixels, so that a ReLU that is off for one is on for another,
-    and returns the bounding box of the input pixels with a gradient at the middle output pixel.
+    and returns the bounding box of the input pixels with a gradient at the middle output pixel. In eval mode, and
+    then in the mode that it was in: in training batch norm averages over the whole image, and changes with it.
     Raises ``ValueError`` where no input pixel has one. Source: Basel, problem set 6, exercise 1 (extended).
     """
     x = torch.randn(8, in_channels, size, size, generator=torch.Generator().manual_seed(0))
     x = x.to(next(network.parameters(), x)).requires_grad_()   # the network's type and device, if it has parameters
-    y = network(x)
+    training = [module for module in network.modules() if module.training]
+    try:
+        y = network.eval()(x)
+    finally:
+        for module in training:
+            module.training = True
     middle = y[:, :, y.shape[2] // 2, y.shape[3] // 2].sum()
-    (gradient,) = torch.autograd.grad(middle, x, allow_unused=True, materialize_grads=True)   # and the parameters' .grad stays as it is
+    (gradient,) = torch.autograd.grad(middle, x, allow_unused=True, materialize_grads=True)
     rows, columns = gradient.abs().sum((0, 1)).nonzero(as_tuple=True)
     if not len(rows):
         raise ValueError("no input pixel has a gradient at the middle output pixel: is the network constant?")

@@ -10,7 +10,7 @@ import os
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -67,17 +67,7 @@ def seed_everything(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class Bar(Protocol):
-    """What ``progress_bar`` yields: the part of tqdm that callers use."""
-
-    def update(self, n: float = 1) -> Any:
-        """Move on by ``n``."""
-
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any:
-        """Show ``s`` behind the bar."""
-
-
-def progress_bar(total: int | None, description: str, unit: str = "it", show: bool = True) -> AbstractContextManager[Bar]:
+def progress_bar(total: int | None, description: str, unit: str = "it", show: bool = True) -> AbstractContextManager[tqdm]:
     """A bar to be moved by hand: ``with progress_bar(100, "training") as bar: bar.update(1)``.
 
     A widget in a notebook, text in a terminal. Nothing at all where ``COURSEKIT_QUIET`` is set, as it is when

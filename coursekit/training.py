@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from coursekit.files import write_whole
+from coursekit.files import remove_rests, write_whole
 
 StrPath = str | os.PathLike[str]
 _ADVICE = "Try a smaller learning rate, clipped gradients or float32; if it is always this step, look at its data"
@@ -62,6 +62,8 @@ def steps(total: int, run: Checkpoints, every: int = 100, any_process: Callable[
             if stop:
                 saved = f"stopped after step {step} of {total}, which is saved in {run.folder}"
                 raise KeyboardInterrupt(f"{saved}; the next run goes on from there")
+    if any_process(bool(interrupted)):   # during the last save
+        raise KeyboardInterrupt(f"stopped after step {total} of {total}, which is saved in {run.folder}")
 
 
 def check_finite(loss: float | Tensor, step: int, where: str = "") -> None:
@@ -110,9 +112,8 @@ class Checkpoints:
         states = {name: _state(part) for name, part in self.parts.items()}
         _write(self._path(step), states, step=step, settings=self.settings, kinds=self.kinds)
         for number in self.saved()[: -self.keep]:
-            self._path(number).unlink()
-        for rest in self.folder.glob(".step-*.part"):   # of a process that was killed while it wrote
-            rest.unlink()
+            self._path(number).unlink(missing_ok=True)   # another process may have done it
+        remove_rests(self.folder, ".step-*.part")
 
     def resume(self) -> int:
         """Restore all parts from the newest checkpoint; returns its step, or 0 where there is none.
@@ -245,6 +246,8 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 def _encode(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """``node`` as JSON, in which the tensors are named after their place, and these, copied, in ``tensors``. ``_decode`` undoes it."""
     if isinstance(node, Tensor):
+        if node.is_quantized or node.dtype in (torch.complex32, torch.complex128):
+            raise TypeError(f"{name} is a tensor of {node.dtype}, which a safetensors file cannot hold; save it as another type")
         while name in tensors:   # {"a.b": …} and {"a": {"b": …}}
             name += "'"
         tensors[name] = node.detach().to("cpu", copy=True).contiguous()

@@ -79,7 +79,7 @@ plt.show()
 # not rounding.
 
 # %%
-check_equal("0.1  channels, height, width", tuple(photo.shape), (3, 427, 640))
+check_equal("1  channels, height, width", tuple(photo.shape), (3, 427, 640))
 
 
 # %% [markdown]
@@ -173,7 +173,8 @@ check_close("2.1  shared linear layer = k×k convolution, on the photograph", z,
 #
 # Equation (2.1) has plus signs, $x[i+l, j+m]$. In signal processing that is a **cross-correlation**; a convolution has
 # minus signs and so flips the kernel in both directions. PyTorch, like every deep-learning library, computes the first
-# and calls it the second. To see it, we hand one row of $W_1$ to SciPy's `convolve2d`, which does flip.
+# and calls it the second. To see it, we hand one row of $W_1$ (its numbers for the first channel)
+# to SciPy's `convolve2d`, which does flip.
 
 # %%
 image, row = x[0, 0].numpy(), layer.weight[0, : k * k].detach().reshape(k, k).numpy()
@@ -194,7 +195,7 @@ check_close("2.1  the impulse response is the flipped row", response, torch.tens
 check_fails("E0.2  the impulse response is the row", response, torch.tensor(row))
 
 # %% alt="Two 5 by 5 squares of red and blue pixels; the right one is the left one turned by 180 degrees."
-figures.show_images([torch.tensor(row), response], ["a row of $W_1$ as a square", "its impulse response"], signed=True, height=2.4)
+figures.show_images([torch.tensor(row), response], ["row of $W_1$, first channel", "its impulse response"], signed=True, height=2.4)
 plt.show()
 
 # %% [markdown]
@@ -360,7 +361,7 @@ receptive_field = exercises.check("4.2", receptive_field)
 # %%
 for k in (1, 3, 8):
     convnet_k = as_convnet(PatchwiseMLP(k, (3, 8, 8, 8, 2)))
-    check_equal(f"4.2  receptive field of the convnet with four layers, k = {k}", receptive_field(convnet_k, 3, 21), (k, k))
+    check_equal(f"4  receptive field of the convnet with four layers, k = {k}", receptive_field(convnet_k, 3, 21), (k, k))
 
 # %% [markdown]
 # However deep it is, the disguised convnet sees $k\times k$ pixels and no more: its $1\times1$ layers never look sideways. Real convnets
@@ -383,7 +384,7 @@ check_raises("E1.1  a 1×1 convolution of a (2, 4096) input", RuntimeError, lamb
 check_fails("E1.1  without copying the weights", linear(features), conv(features[:, :, None, None]).flatten(1))
 
 conv = linear_as_convolution(linear, 4096, 1)
-check_close("5.1  with copied weights and input (2, 4096, 1, 1)", conv(features[:, :, None, None]).flatten(1), linear(features))
+check_close("5  with copied weights and input (2, 4096, 1, 1)", conv(features[:, :, None, None]).flatten(1), linear(features))
 
 # %% [markdown]
 # In AlexNet, for example, the *first* fully connected layer reads a $256\times6\times6$ block: it is a $6\times6$ convolution, not a
@@ -393,12 +394,12 @@ check_close("5.1  with copied weights and input (2, 4096, 1, 1)", conv(features[
 fc6 = nn.Linear(64 * 6 * 6, 128)
 fc6_as_convolution = linear_as_convolution(fc6, 64, 6)
 block, larger = torch.randn(1, 64, 6, 6, generator=generator), torch.randn(1, 64, 8, 8, generator=generator)
-check_close("5.1  on a 6×6 block: one vector, the linear layer's", fc6_as_convolution(block).flatten(1), fc6(block.flatten(1)))
-check_equal("5.1  on an 8×8 block: a map", tuple(fc6_as_convolution(larger).shape), (1, 128, 3, 3))
-check_close("5.1  whose corner is the layer at that corner", fc6_as_convolution(larger)[:, :, 2, 2], fc6(larger[:, :, 2:, 2:].flatten(1)))
+check_close("5  on a 6×6 block: one vector, the linear layer's", fc6_as_convolution(block).flatten(1), fc6(block.flatten(1)))
+check_equal("5  on an 8×8 block: a map", tuple(fc6_as_convolution(larger).shape), (1, 128, 3, 3))
+check_close("5  whose corner is the layer at that corner", fc6_as_convolution(larger)[:, :, 2, 2], fc6(larger[:, :, 2:, 2:].flatten(1)))
 
 # %% [markdown]
-# ### A vision transformer's first and second steps
+# ### A vision transformer's patch embedding and its feed-forward block
 #
 # A vision transformer cuts the image into patches of $P\times P$ pixels that do **not** overlap, and maps each to an embedding with one
 # matrix. Equation (2.1) with $i$ and $j$ in steps of $P$: a convolution with kernel $P$ and stride $P$.
@@ -409,8 +410,8 @@ project = nn.Linear(3 * P * P, embedding).double()
 x = photo[None, :, :416, :640]                           # 26 × 40 patches
 tokens = project(F.unfold(x, P, stride=P).transpose(1, 2))
 strided = F.conv2d(x, project.weight.reshape(embedding, 3, P, P), project.bias, stride=P)
-check_equal("5.2  tokens", tuple(tokens.shape), (1, 26 * 40, embedding))
-check_close("5.2  patch embedding = convolution with stride P", tokens, strided.flatten(2).transpose(1, 2))
+check_equal("5  tokens", tuple(tokens.shape), (1, 26 * 40, embedding))
+check_close("5  patch embedding = convolution with stride P", tokens, strided.flatten(2).transpose(1, 2))
 
 # %% [markdown]
 # In each of the blocks that follow, a feed-forward network treats every token alike, $\operatorname{FFN}(y) = W_2\,\sigma(W_1 y + b_1) + b_2$. A sequence is an
@@ -421,7 +422,7 @@ up, down = nn.Linear(embedding, 64).double(), nn.Linear(64, embedding).double()
 by_tokens = down(F.gelu(up(tokens)))
 hidden = F.gelu(F.conv1d(tokens.transpose(1, 2), up.weight[:, :, None], up.bias))
 by_convolutions = F.conv1d(hidden, down.weight[:, :, None], down.bias).transpose(1, 2)
-check_close("5.3  feed-forward block = two convolutions of size one", by_tokens, by_convolutions)
+check_close("5  feed-forward block = two convolutions of size one", by_tokens, by_convolutions)
 
 
 # %% [markdown]
@@ -456,8 +457,8 @@ for name, network in networks.items():
 
 # %%
 loss_mlp, loss_conv = (torch.tensor(losses[name], dtype=torch.float64) for name in networks)
-check_close("6.1  the same loss at every step", loss_mlp, loss_conv, tolerance=1e-8)
-check("6.1  the loss has fallen to less than half", loss_conv[-5:].mean() / loss_conv[0], at_most=0.5)
+check_close("6  the same loss at every step", loss_mlp, loss_conv, tolerance=1e-8)
+check("6  the loss has fallen to less than half", loss_conv[-5:].mean() / loss_conv[0], at_most=0.5)
 
 # %% alt="Training loss against step: two curves, one drawn thick and one dashed on top of it, coincide and fall."
 figure, axes = plt.subplots(figsize=(6, 2.8))
@@ -469,7 +470,7 @@ plt.show()
 
 # %% [markdown]
 # The dashed curve lies on the broad one from the first step to the last: two programs, one training run. What the run has
-# learned, on a part of the photograph with new noise:
+# learned, on a part of the photograph that the crops came from, with new noise:
 
 # %% alt="Three times the same part of the pavilion: speckled with noise, cleaned but softer, and the original."
 clean = photo[None, :, 190:290, 60:240]
@@ -482,7 +483,7 @@ plt.show()
 
 # %%
 before, after = (F.mse_loss(picture, pictures[2]) for picture in pictures[:2])
-check("6.1  error after cleaning, as a share of the error before", after / before, at_most=0.5)
+check("6  error after cleaning, as a share of the error before", after / before, at_most=0.5)
 
 # %% [markdown]
 # Less speckle, softer edges, duller colours: seven by seven pixels are enough to average noise away and not enough to know what a roof is.
@@ -556,7 +557,7 @@ check("7.1  convnet's memory at any k as a share of that at k = 1", over_patches
 # %% [markdown]
 # Left, an image of fixed size: from $k = 3$ on the MLP's time and memory climb steeply; the convnet's time climbs less, and its
 # memory does not climb at all, since it holds the image and the feature maps and neither grows with $k$. Right, $k = 9$: at every
-# image size the convnet needs less than half the memory. For $k = 1$ there is nothing to write down, and the two cost about the same.
+# image size the convnet needs less than half the memory. For $k = 1$ there is nothing to write down, and the two need about the same memory.
 #
 # Where does the MLP's time go? We take its first layer apart, into writing the patches down and multiplying them.
 
@@ -572,7 +573,7 @@ def first_layer(k, size):
 
 parts = np.array([first_layer(k, settings["cost_size"]) for k in patch_sizes])
 
-# %% alt="Left: multiplications against patch size, one rising curve that both forms share. Right: time of the MLP's first layer, split into writing the patches down and multiplying them, with the convolution's time as a line: above the bars for small patches, far below them for large ones, where writing takes a large part."
+# %% alt="Left: multiplications against patch size, one rising curve that both forms share. Right: time of the MLP's first layer, split into writing the patches down and multiplying them, with the convolution's time as a line: above the bar at k = 1, far below the bars for large patches, where writing takes a large part."
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.7))
 size = settings["cost_size"]
 left.plot(patch_sizes, [multiplications((3, 64, 3), k, size, size) / 1e9 for k in patch_sizes], "D-", color=figures.GREEN)
@@ -590,7 +591,7 @@ check("7.1  writing the patches down, as a share of the MLP's first layer, k = 1
 # %% [markdown]
 # The multiplications (left) grow about as $k^2$, and for both forms alike. The bars (right) split the MLP's first layer: for large
 # patches a good part of its time goes into writing them down (hatched), work that no one needs for the result. A convolution written
-# for the purpose reads the pixels where they are. For small patches that need not be faster, as the dashed line shows; for large ones
+# for the purpose reads the pixels where they are. For the smallest patch that need not be faster, as the dashed line shows; for large ones
 # it is, and by how much depends on the library that PyTorch was built with. So the check of the times, above, asks only that the
 # convnet be ahead for $k = 7$, 9 and 11 together.
 
@@ -600,7 +601,7 @@ check("7.1  writing the patches down, as a share of the MLP's first layer, k = 1
 # | | printed | right | shown in |
 # |---|---|---|---|
 # | E0.1 | patch `x[i:i+k-1, j:j+k-1]` | `x[i:i+k, j:j+k]` in Python | 1 |
-# | E0.2 | rows of $W_1$ are impulse responses of a convolution | of a cross-correlation: the impulse response is the flipped row | 2 |
+# | E0.2 | rows of $W_1$ are impulse responses of a convolution | they are the kernels of a cross-correlation, whose impulse response is the flipped row | 2 |
 # | E0.3 | $\operatorname{vec}$ with "appropriate" order | row by row; column by column transposes the kernels | 2 |
 # | E0.4 | $1\times1$ convolution followed by $\sigma$ | $\sigma$, then the $1\times1$ convolution; none after the last | 4 |
 # | E1.1 | `nn.Linear(4096, 1000) == nn.Conv2D(…, 1)` | `nn.Conv2d` with copied weights on (B, 4096, 1, 1); the first such layer is $6\times6$ | 5 |

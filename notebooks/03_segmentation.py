@@ -19,7 +19,7 @@
 # * split, feed and augment images with their masks without leaking, starving the processor or losing the mask on the way;
 # * write the three formulas on which everything rests, cross-entropy, soft Dice and IoU, and avoid the ways in which they are usually wrong;
 # * train a U-Net in a loop that survives being stopped, and judge it against baselines, with an interval and with its failures in view;
-# * build a vision transformer from parts that equal torch's, and compare it with the U-Net at equal cost instead of at equal hope.
+# * build a vision transformer from parts that equal torch's, and compare it with the U-Net at equal cost.
 #
 # **Time.** Reading and exercises: about three hours. Running: under 75 seconds on two CPU cores; on a T4: not measured.
 
@@ -39,7 +39,7 @@ if getattr(util.find_spec("coursekit"), "origin", None) is None:
 # one handout's exercise, which is "the handout" below.
 #
 # The next cell holds everything that differs between the two modes: `fast` draws its images itself and trains small networks, for two CPU cores; `full` takes the real Kvasir-SEG and
-# needs a GPU. Full mode was not yet run on one. There, what fast mode claims about its data and its networks (a `finding`) is only a number, printed after a dot; what stops the
+# needs a GPU. Full mode has not been run on one. There, what fast mode claims about its data and its networks (a `finding`) is only a number, printed after a dot; what stops the
 # notebook is only what must hold wherever nothing is broken.
 
 # %% tags=["parameters"]
@@ -222,7 +222,7 @@ print(f"{len(twins)} pairs of look-alikes, {len(across)} of them across the spli
 #
 # ### Task 2: batch size and loaders
 #
-# We take 16 images a step: enough for batch norm's statistics, few enough for many steps an epoch.
+# We take 16 images a step: enough for batch norm, which scales each channel by its mean and spread over the batch, few enough for many steps an epoch.
 #
 # **Exercise 2.1** (easy, 5 minutes, 2 points). Write a loader with `TensorDataset` and `DataLoader`. Training data is shuffled, anew for each epoch; the others are not.
 #
@@ -251,7 +251,7 @@ both = zip(Batches(validation, 4, shuffle=False), my_loader(validation, 4, False
 same = [torch.equal(our_masks, your_masks) and torch.allclose(ours, yours) for (ours, our_masks), (yours, your_masks) in both]
 check_true("2  unshuffled and not augmented: the same batches as yours", all(same))
 
-# %% alt="The same frame with its blue outline six times: as it is, and five times turned, mirrored, enlarged and tinted. The outline follows the polyp each time."
+# %% alt="The same frame with its blue outline six times: as it is, and five times turned, mirrored, enlarged or reduced, and tinted. The outline follows the polyp; in some of them pieces of its mirror image come in at the border."
 i = int(by_share[6])
 copies = data[i][0].expand(5, -1, -1, -1), data[i][1].expand(5, -1, -1, -1)
 augmented = zip(*batches.augment(*copies, torch.Generator().manual_seed(3)), strict=True)
@@ -304,7 +304,7 @@ calls = {
 with runtime.one_thread():   # a loader's worker has one core
     seconds = median_seconds(calls, settings["repeats"])
 decode, feed, step = seconds["decode"] / len(files), seconds["batches"] / len(batches) / BATCH_SIZE, seconds["step"] / BATCH_SIZE
-print(f"milliseconds an image: decoding {1e3 * decode:.2f}, our batches {1e3 * feed:.2f}, the U-Net's training step {1e3 * step:.2f}")
+print(f"milliseconds an image: decoding {1e3 * decode:.2f}, our batches {1e3 * feed:.2f}, the U-Net forward and back {1e3 * step:.2f}")
 
 # %%
 check("2  decoding an image takes longer than taking it from our batches, by a factor of", decode / feed, at_least=settings["decode_factor"])
@@ -340,7 +340,7 @@ check_fails("E0.15  1/N² with N = 20", terms.mean(), terms.sum() / 3 / 20**2)
 
 # %% [markdown]
 # The handout also asks for a sigmoid first and `BCELoss` after it. A sure network has $p = 1$ or $0$ in floating point, and the logarithm is lost; torch clamps it at
-# −100, where the gradient is zero. So one computes both at once, from the logit:
+# −100, and the slope fades much earlier: on the way back torch divides by $p(1-p)$, but by no less than $10^{-12}$, so that below a logit of about −28 the slope fades, and from about −30 on hardly any arrives, although the loss still rises. So one computes both at once, from the logit:
 #
 # $$-y\log\sigma(z) - (1-y)\log(1-\sigma(z)) = \max(z, 0) - zy + \log\bigl(1+e^{-|z|}\bigr). \tag{3.2}$$
 #
@@ -375,6 +375,9 @@ far = torch.tensor([-200.0], dtype=F64)
 check_close("3.2  logit −200 on a polyp pixel: the loss is 200, the slope −1", torch.cat([loss, slope]), torch.tensor([200.0, -1.0], dtype=F64))
 check_fails("E0.16  BCELoss after a sigmoid: its loss", loss, clamped)
 check_fails("E0.16  BCELoss after a sigmoid: its slope", slope, flat)
+(early,), (faded,) = value_and_slope(ways["BCELoss after a sigmoid"], torch.tensor([-40.0], dtype=F64))
+check("E0.16  … at a logit of −40 its loss still rises", early, at_least=39)
+check("E0.16  … and its slope has gone", faded.abs(), at_most=1e-5)
 
 # %% alt="Loss of a foreground pixel against the logit. From the logit, a straight line falls from 200 at the left to 0. After a sigmoid the curve follows it, but left of minus 100 it is flat at 100."
 figure, axes = plt.subplots(figsize=(5.5, 2.4))
@@ -386,7 +389,7 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# The dashed line is flat where the network is most wrong: no slope, nothing learned. In float32, on background, that begins at a logit of 17, where $1 - \sigma(z)$ rounds to 0:
+# The dashed loss is flat left of −100, and torch's gradient of it has gone from about −30 on: where the network is most wrong, nothing is learned. In float32, on background, that begins at a logit of 17, where $1 - \sigma(z)$ rounds to 0:
 
 # %%
 z_32, background = torch.tensor([[20.0]]), torch.zeros(1, 1)
@@ -398,7 +401,7 @@ check_fails("E0.16  the same after a sigmoid", 20.0, F.binary_cross_entropy(z_32
 # %% [markdown]
 # ### Dice
 #
-# In a frame that is 2 % polyp, "no polyp anywhere" has a small cross-entropy. The Dice loss asks for overlap instead, each image apart:
+# In a frame that is 2 % polyp, the answer $p = 0.02$ for every pixel finds nothing, and its cross-entropy is only $0.02\log 50 + 0.98\log\frac{1}{0.98} = 0.10$. The Dice loss asks for overlap instead, each image apart:
 #
 # $$\mathrm{Dice}(y, p) = 1 - \frac{2\sum_{ij} y_{ij}p_{ij} + s}{\sum_{ij}(y_{ij} + p_{ij}) + s}, \qquad s > 0. \tag{3.3}$$
 #
@@ -441,7 +444,9 @@ def printed_dice(logits, masks, smoothing):
 
 
 empty = torch.zeros(1, 1, 12, 20, dtype=F64)
-for name, true in (("an empty frame", empty), ("a small polyp", torch.cat([empty[..., :-9], 1 + empty[..., -9:]], -1)[:, :, :2])):
+small = empty.clone()
+small[..., 3:6, 3:9] = 1
+for name, true in (("an empty frame", empty), ("a small polyp", small)):
     check_close(f"3.3  {name}, found perfectly: loss 0", dice_loss(perfect(true), true, 1.0), 0.0)
     check_fails(f"E0.11  {name}, with s = 1 below only", dice_loss(perfect(true), true, 1.0), printed_dice(perfect(true), true, 1.0))
 
@@ -564,7 +569,7 @@ check_close("3.6  D from J and J from D", torch.stack([2 * J / (1 + J), D / (2 -
 target = torch.arange(3).repeat(2)[:, None, None].expand(6, 2, 2)
 predicted = torch.cat([target[:3], (target[3:] + 1) % 3])
 right = iou_from_confusion(confusion_matrix(predicted, target, 3))
-check_close("3.7  each class: half found, twice taken for", right, torch.full((3,), 1 / 3, dtype=F64))
+check_close("3.7  each class: half of it found, and as many pixels claimed wrongly", right, torch.full((3,), 1 / 3, dtype=F64))
 check_fails("E2.32  the first C images only", right, iou_from_confusion(confusion_matrix(predicted[:3], target[:3], 3)), by=0.5)
 with_absent = iou_from_confusion(confusion_matrix(predicted, target, 4))
 check_true("3.7  a fourth class that is nowhere: 0/0", with_absent[3].isnan())
@@ -577,7 +582,7 @@ check_close("3.7  with two classes: (3.5) on all pixels as if they were one imag
 # %% [markdown]
 # ## 4  The U-Net
 #
-# An **encoder** halves the image four times and doubles the channels each time: it learns *what* is there. A **decoder** doubles the size back. *Where* the edges are was lost on the
+# An **encoder** halves the image four times and doubles the channels each time (at each size stand two 3×3 convolutions with batch norm and ReLU): it learns *what* is there. A **decoder** doubles the size back. *Where* the edges are was lost on the
 # way down, so at each size the encoder's maps are laid beside the decoder's: the **skips**. With $c$ channels at full size, three colours in and one logit out,
 #
 # $$\#\theta = 7574\,c^2 + 227\,c + 1. \tag{4.1}$$
@@ -619,7 +624,7 @@ check_equal("4  UNet(3, 1): % of all parameters in the lowest stage, in the two 
 #
 # The knobs have names, and stand in one cell. The three learning rates, one for each kind of network, were set by hand and not searched: another rate may help any of them.
 #
-# The U-Net's last layer weighs maps that are never negative (ReLU): those with positive weights speak for polyp. Chance gives a narrow network now and then hardly any of them; the background, which
+# The U-Net's last layer weighs maps that are never negative (ReLU): those with positive weights speak for polyp. In a narrow network the random start has now and then hardly any; the background, which
 # is most of each frame, then pushes these down too, and no pixel is ever marked. So half of the weights start positive and half negative, of the sizes that chance gave.
 
 # %%
@@ -645,7 +650,7 @@ def logits_of(network, images):
 
 
 # %% [markdown]
-# Which optimizer? Adam scales each weight's step by the size of its recent gradients; stochastic gradient descent takes one rate for all, and it has to fit. The same small network,
+# Which optimizer? Adam divides each weight's step by the size of its recent gradients; stochastic gradient descent takes one rate for all, and it has to fit. The same small network,
 # weights and eight images, twenty steps each:
 
 # %%
@@ -847,7 +852,7 @@ finding("6  the better baseline's IoU", best_baseline, at_most=0.45)
 finding("6  U-Net's test IoU", scores.mean(), at_least=0.55)
 check("6  U-Net's IoU above the better baseline's, at the interval's lower end", interval[0] - best_baseline, at_least=settings["least_lead"]["U-Net"])
 
-# %% alt="Left: histogram of the test images' IoU: the U-Net's pile up between 0.8 and 0.9 with a tail down to 0, the mean mask's lie around 0.3. Right: IoU against the polyp's share of the frame, logarithmic; the smallest polyps have low values, most others lie above 0.6, a few large ones near 0."
+# %% alt="Left: histogram of the test images' IoU: the U-Net's pile up between 0.8 and 0.9 with a tail down to 0, the mean mask's lie around 0.3. Right: IoU against the polyp's share of the frame, logarithmic; the smallest polyps have low values, most others lie above 0.6, a few far below."
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
 bins = torch.linspace(0, 1, 21).tolist()
 left.hist(scores.tolist(), bins, color=figures.BLUE, alpha=0.7, label="U-Net")
@@ -875,7 +880,7 @@ finding("6  interquartile range of the IoU", scores.quantile(0.75) - scores.quan
 
 # %% [markdown]
 # The mean hides the shape (left). In fast mode most images are found well, and a tail reaches down to zero. The narrow band is the interval of the mean, the histogram is what one
-# patient may meet. Right: the smallest are found badly, since a rim of one pixel is a large part of them; but some large ones are missed as well.
+# patient may meet. Right: the smallest are found badly, and many of them missed altogether. So are some large ones.
 #
 # ### Good, partial, missed
 #
@@ -901,7 +906,7 @@ finding("6  the worst three", scores[ranks["missed"]].max(), at_most=0.3)
 #
 # ### Play with it
 #
-# The threshold ½ is a choice. Lower it, and more is found and more is claimed: you walk along the precision–recall curve.
+# The threshold ½ is a choice. Lower it, and more is found and more is claimed: you walk along the curve of **precision** (the share of the marked pixels that are polyp) against **recall** (the share of the polyp pixels that are marked).
 
 # %%
 test_images = torch.stack([image for image, _ in test])
@@ -948,7 +953,7 @@ print(f"The other networks' rates, for section 9: ViT {LR['ViT']}, ResNet U-Net 
 #
 # * **The network is far above knowing nothing.** Its interval's lower end lies at least 0.2 above the better of the two baselines.
 # * **The mean is not the patient.** The quarter of the images that does best and the quarter that does worst are at least 0.1 of IoU apart; the worst three are missed.
-# * **Size decides.** The third with the largest polyps does better than the third with the smallest.
+# * **Small polyps are the hard ones.** The third with the largest polyps does better than the third with the smallest.
 # * **It has learned little by heart.** On training images as they are, its loss is not far below that on validation images (section 5), so longer training may help; section 10
 #   quotes longer runs.
 #
@@ -977,7 +982,7 @@ leaf = z.clone().requires_grad_()
 p = leaf.sigmoid()
 by_bce, by_square = (torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in (bce(leaf, y), (p - y).square().sum()))
 p = p.detach()
-check_close("7.2  gradient of BCE", by_bce, (p - y) / y.numel())
+check_close("7.2  gradient of BCE", by_bce, (p - y) / y.numel())   # the mean also over the images, so HW times their number
 check_close("7.2  gradient of the squared error", by_square, 2 * (p - y) * p * (1 - p))
 
 # %% alt="Absolute gradient of a polyp pixel against its logit. Cross-entropy's is near 1 far to the left, \u00bd at logit 0, and falls to 0 on the right. The squared error's is a small hump around minus 0.7 and vanishes on both sides."
@@ -1015,7 +1020,7 @@ check_close("7  best constant answer by Dice: 1", constant[by_dice.argmin()], 1.
 #
 # $$t_n = E\,p_n + b, \qquad E \in \mathbb R^{d\times 3P^2}. \tag{8.1}$$
 #
-# Notebook 01 in steps of $P$: a convolution of stride $P$.
+# It is the patch-wise map of notebook 01, taken in steps of $P$: a convolution of stride $P$.
 
 # %%
 x = torch.randn(2, 3, 8, 12, generator=generator, dtype=F64)
@@ -1250,7 +1255,7 @@ for _ in range(60):
     loss.backward()
     optimizer.step()
 check_equal("8  logits of the class token", tuple(classifier(images).shape), (24, 4))
-check("8  cross-entropy after 60 steps, log 4 at the start", loss.item(), at_most=0.1)
+check("8  cross-entropy after 60 steps (a guess has log 4)", loss.item(), at_most=0.1)
 
 # %% [markdown]
 # ## 9  The transformer finds polyps
@@ -1371,7 +1376,7 @@ for name, of in (("ViT, positions shuffled", "ViT, as long"), ("U-Net, skips cut
 #
 # ## 10  The comparison
 #
-# Equal what? Equal epochs flatter the slow network, equal parameters mean nothing, since a transformer's parameters are used once per token and a convolution's once per pixel.
+# Equal what? Equal epochs flatter the network whose steps are dear. Equal parameters mean little: a transformer's are used once per token, a convolution's once per pixel of its map.
 # We give the ViT both budgets, the U-Net's steps and about its time, and say what each step costs. *Trained* are the parameters to which a step brings a gradient.
 
 # %% tags=["nbval-ignore-output"]
@@ -1405,8 +1410,7 @@ finding("10  U-Net's IoU minus that of the ResNet U-Net", (ious["U-Net"] - ious[
 
 # %% [markdown]
 # The table is of one seed, and in fast mode of seconds of training. Its third line is the fair one for the transformer. In fast mode the last line is no contest but
-# an orientation: a ResNet without its usual capital, the weights from ImageNet, most of whose parameters lie in stages that three levels do not use, ends behind the U-Net with less
-# time. One seed says little about a difference of a few hundredths, so larger claims are left to the **record**: longer runs, on rendered frames with three seeds and on real ones. The next cells make their tables from
+# an orientation: a ResNet without the usual weights from ImageNet, trained for less time than the U-Net, ends behind it; most of its parameters lie in stages that three levels do not use. One seed says little about a difference of a few hundredths, so larger claims are left to the **record**: longer runs, on rendered frames with three seeds and on real ones. The next cells make their tables from
 # these files and from nothing else.
 
 # %%
@@ -1446,7 +1450,7 @@ if not counted_twins:
     print("not run here")
 
 # %% [markdown]
-# And what half precision and the order of the channels bring to the large U-Net, each way over the plain one in time and memory, and how far the losses lie apart after 50 steps. Beside it
+# And what a fused optimizer and, with it, another order of the channels bring to the large U-Net (the processor has no half precision): speed and memory over those of the plain way, and the mean loss of the last ten of 50 steps. Beside it
 # stands the plain step's share of the rate at which the same machine multiplies matrices; its inverse is the most that float32 can gain while the multiplications stay the same:
 
 # %%
@@ -1460,7 +1464,7 @@ if not unet_steps:
     print("not run here")
 
 # %% [markdown]
-# Read it as follows. The spread over seeds is the smallest difference worth a sentence. Lines with equal epochs compare at equal steps; the minutes say at what price. "Without skips" and
+# Read it as follows. `smp` is the library's U-Net on a ResNet-18 with random weights; the last three numbers of a line are the IoU of the small, the medium and the large polyps. The spread over seeds is the smallest difference worth a sentence. Lines with equal epochs compare at equal steps; the minutes say at what price. "Without skips" and
 # "without positions" are networks trained that way, the fair ablation: the same layers and cost, only the information missing. For comparison, numbers collected from papers and
 # repositories, on other splits of the real data, so that a hundredth means nothing: U-Nets trained from scratch reach an IoU of .61 to .69 in 20 epochs at 256 pixels and about .75 with long training;
 # with encoders from ImageNet, TransNetR .80 (Jha and others, MIDL 2023) and PraNet .84 (Fan and others, MICCAI 2020). For a small vision transformer from scratch we found none.

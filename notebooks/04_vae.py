@@ -45,11 +45,23 @@ import torch
 from coursekit import data, runtime
 
 settings = {
-    "fast": {"load": data.digits, "held_out": 397, "channels": 16, "steps": 600, "short": 100, "sweep": 120, "strong": 400, "linear": 700, "linear_rate": 0.05, "threads": 1},
-    "full": {"load": lambda: data.mnist(train=True), "held_out": 10_000, "channels": 32, "steps": 6000, "short": 100, "sweep": 1500, "strong": 3000, "linear": 12_000, "linear_rate": 0.02, "threads": 2},
-}[runtime.mode()]
+    "fast": {
+        "load": data.digits, "held_out": 397, "channels": 16, "threads": 1,
+        "steps": 600,                           # of the autoencoder, and of the VAE that sections 5 and 6 look at
+        "short": 100,                           # of networks that only have to show what they cannot do
+        "linear": 700, "linear_rate": 0.05,     # of the linear VAE in section 4
+        "sweep": 120,                           # for each β in section 5
+        "strong": 400,                          # of each strong decoder in section 5
+        "widest": 2.5,                          # bound of the codes' largest variance in section 6
+    },
+    "full": {
+        "load": lambda: data.mnist(train=True), "held_out": 10_000, "channels": 32, "threads": 2,
+        "steps": 6000, "short": 100, "linear": 12_000, "linear_rate": 0.02, "sweep": 1500, "strong": 3000,
+        "widest": 5.0,                          # wide: what fails here is broken, not unlucky
+    },
+}[runtime.mode()]   # fmt: skip
 generator = runtime.seed_everything(0)
-torch.set_num_threads(settings["threads"])   # for 8×8 pixels a second thread brings nothing and is waited for
+torch.set_num_threads(settings["threads"])   # for 8×8 pixels a second thread only costs time
 
 # %%
 import copy
@@ -91,7 +103,7 @@ order = torch.randperm(len(images), generator=generator)
 images, labels = images[order].to(device), labels[order]
 train, held_out = images[: -settings["held_out"]], images[-settings["held_out"] :]
 side, D = images.shape[-1], images[0].numel()
-check_true("0.1  every pixel lies in [0, 1], and both ends occur", images.min() == 0 and images.max() == 1)
+check_true("1  every pixel lies in [0, 1], and both ends occur", images.min() == 0 and images.max() == 1)
 
 
 def mosaic(pictures, columns):
@@ -296,7 +308,7 @@ check_fails("E1.7  target * (target.log() - input)", batch_kl(one_hot, even), (o
 # %% [markdown]
 # ### Between Gaussians
 #
-# The codes will be Gaussian with a diagonal covariance, and their law to come near to is $\mathcal N(0, I)$:
+# The codes will be Gaussian with a diagonal covariance, and the law that they have to come near to is $\mathcal N(0, I)$:
 #
 # $$D_{\mathrm{KL}}\bigl(\mathcal N(\mu, \operatorname{diag}\sigma^2) \,\Vert\, \mathcal N(0, I)\bigr) = \tfrac12 \sum_{j=1}^{k} \bigl(\mu_j^2 + \sigma_j^2 - \log\sigma_j^2 - 1\bigr). \tag{2.2}$$
 #
@@ -494,7 +506,7 @@ check_close("4.1  no gap when q is the posterior", tight, log_evidence(x))
 
 
 # %% [markdown]
-# With a Gaussian decoder of variance $\sigma^2$, one draw $z$ and $\hat x = g(z)$, minus the ELBO is estimated by
+# With a Gaussian decoder of variance $\sigma^2$ (without an index it is the decoder's from here on), one draw $z$ and $\hat x = g(z)$, minus the ELBO is estimated by
 #
 # $$L = \frac{\lVert x-\hat x\rVert^2}{2\sigma^2} + \tfrac12\sum_{j}\bigl(\mu_j^2+\sigma_j^2-\log\sigma_j^2-1\bigr) + \frac D2 \log 2\pi\sigma^2, \tag{4.2}$$
 #
@@ -555,8 +567,8 @@ check_fails("E4.1  equal for every encoder, the constant one too", each, constan
 #
 # $$\log p(x) = \log\mathcal N\bigl(x;\; b,\; WW^\top + \sigma^2 I\bigr), \tag{4.4}$$
 #
-# and the best parameters are known: $b$ the mean, $\sigma^2$ the mean of the eigenvalues left out, $W$ the first $k$ eigenvectors, each scaled by $\sqrt{\lambda_i-\sigma^2}$. The posterior is Gaussian with a mean linear in $x$, so a linear VAE can make (4.1) tight, and
-# training has a goal, and scikit-learn states it.
+# and the best parameters are known: $b$ the mean, $\sigma^2$ the mean of the eigenvalues left out, $W$ the first $k$ eigenvectors, each scaled by $\sqrt{\lambda_i-\sigma^2}$. The posterior is Gaussian with a mean linear in $x$, so a linear VAE can make (4.1) tight;
+# training has a goal; scikit-learn computes it.
 
 # %%
 x = train.flatten(1).double().cpu()
@@ -577,7 +589,7 @@ with torch.no_grad():
     likelihood = linear_vae.exact_log_likelihood(x).mean()
     bound = -elbo(linear_vae, x.float(), samples=100)["loss"]
     mean, covariance = linear_vae.exact_posterior(x)
-    answer, log_var = (t.detach() for t in linear_vae.encode(x.float()))
+    answer, log_var = (t.detach() for t in linear_vae.encode(x.float()))   # its log σ² is a parameter
 
 # %% tags=["nbval-ignore-output"]
 print(f"the last digits differ from machine to machine; here: best likelihood {best_score:.3f}, trained {best_score - likelihood:.3f} nats below, its ELBO {best_score - bound:.3f} below")
@@ -586,7 +598,7 @@ print(f"the last digits differ from machine to machine; here: best likelihood {b
 check("4.4  trained by gradient steps: nats below the best likelihood", best_score - likelihood, at_most=0.05)
 check("4.1  its ELBO below the best likelihood", best_score - bound, at_most=0.1)
 check("4.4  encoder's means: RMS distance to the exact posterior's, in its standard deviations", ((answer - mean).square().mean(0) / covariance.diag()).mean().sqrt(), at_most=0.2)
-check("4.4  correlation of the two latents given x, at most", (covariance[0, 1] / covariance.diag().prod().sqrt()).abs(), at_most=0.2)
+check("4.4  correlation of the two latents given x", (covariance[0, 1] / covariance.diag().prod().sqrt()).abs(), at_most=0.2)
 check("4.4  encoder's variances over the exact ones, largest log ratio", (log_var[0] - covariance.diag().log()).abs().max(), at_most=0.2)
 
 # %% alt="Scatter for 150 digits: the encoder's mean against the exact posterior mean for both latents, with error bars of one standard deviation; all points lie on the diagonal."
@@ -648,7 +660,7 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# The bound rises (left). It is the difference of two terms that both grow (right): the code pays for itself, a few nats of KL buy many nats of reconstruction. The likelihood is a *density*, so its logarithm may be positive.
+# The bound rises (left). It is the difference of two terms (right). At first $\sigma^2$ and the mean picture are learned, almost without KL; then both grow, and the code pays for itself: a few nats of KL buy several times as many of reconstruction. The likelihood is a *density*, so its logarithm may be positive.
 #
 # ### A sum, a mean, and the factor between them
 #
@@ -694,11 +706,12 @@ check_close("5.3  θ = 1 > λ: nothing is coded", rate.flatten()[high.argmin()],
 
 # %%
 check("5.3  w = 1 in the code, σ² = D/2: over the largest variance of any direction of the digits", D / 2 / eigenvalues[0], at_least=10)
+check("5.2  … all the variance of the digits over 2σ² = D: nats that a code can earn there at most", eigenvalues.sum() / D, at_most=0.1)
 silent = fit(new_vae(variance=D / 2), lambda model, batch, step: elbo(model, batch)["loss"], settings["short"])
 check("5.2  a VAE trained with the code's loss, w = 1: held-out KL", nats(silent, held_out)[1], at_most=0.05)
 
 # %% [markdown]
-# Its codes say nothing about the picture: **posterior collapse**, here as the true optimum of a wrong weight. No trick of training cures it. The right weight does, or a learned $\sigma^2$, as above.
+# Its codes say nothing about the picture: **posterior collapse**, here as the true optimum of a wrong weight. No trick of training cures it, and no curved decoder either: at this $\sigma^2$ all the variance of the digits is worth less than a tenth of a nat in (4.2), and a code that costs more cannot pay. The right weight does, or a learned $\sigma^2$, as above.
 #
 # ### Rate and distortion
 #
@@ -753,7 +766,7 @@ plt.show()
 #
 # $$p(x \mid z) = \prod_i \mathcal N\Bigl(x_i;\; g_i(z) + a_i + \sum_{j<i} A_{ij}x_j,\; \sigma^2\Bigr), \tag{5.5}$$
 #
-# and start $A$ and $a$ at the best linear prediction, which the Cholesky factor of the covariance holds. At the start the code can add little, and its KL is a cost from the first step.
+# and start $A$ and $a$ at the best linear prediction, computed from the Cholesky factor of the covariance. At the start the code can add little, and its KL is a cost from the first step.
 
 # %%
 class StrongVAE(VAE):
@@ -811,8 +824,8 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Dashed, the same loss from the first step: the KL stays near zero for hundreds of steps, and the decoder works alone; with some seeds it begins to rise near the end. With $\beta$ raised slowly (up to the dotted line) the code is taken up while it is still free, and once it is useful, it is kept. Both end
-# with the same loss, and the second reaches a better value of it. That distinguishes this collapse, a bad way to an end, from the one of (5.3), where the silence *is* the optimum.
+# Dashed, the same loss from the first step: the KL stays near zero for hundreds of steps, and the decoder works alone, with less than a nat of KL to the end (checked above). With $\beta$ raised slowly (up to the dotted line) the code is taken up while it is still free, and once it is useful, it is kept. Both end
+# with the same loss, and the second reaches a better value of it. That distinguishes this collapse, a fault of the path that training takes, from the one of (5.3), where the silence *is* the optimum.
 
 # %% [markdown]
 # ## 6  The latent space
@@ -875,11 +888,13 @@ z = mean + (log_var / 2).exp() * torch.randn(200, *mean.shape, generator=generat
 check_close("6.1  covariance by the formula = of 200 draws for each picture", z.flatten(0, 1).T.cov(), covariance, tolerance=0.02)
 check("6.1  distance of its mean from 0", centre.norm(), at_most=0.5)
 check("6.1  smallest eigenvalue of its covariance", torch.linalg.eigvalsh(covariance)[0], at_least=1.0)
-check("6.1  largest", torch.linalg.eigvalsh(covariance)[1], at_most=2.5)
+check("6.1  largest", torch.linalg.eigvalsh(covariance)[1], at_most=settings["widest"])
 
 
 # %% [markdown]
-# The mean is nearly right; the covariance is larger than $I$ in every direction, by less than a factor of 2.5. **As printed in one handout**, that is what the KL guarantees: since each $\mathcal N(\mu, \sigma)$ is "somewhat similar" to $\mathcal N(0, 1)$, a draw from the prior is "very likely to fall within one of these encoded". It may or may not: the loss sees each code by itself, and the *mixture* is
+# The mean is nearly right; the covariance is larger than $I$ in every direction, in fast mode by less than a factor of 2.5.
+#
+# **As printed in one handout**, the KL guarantees that one can draw from the prior: since each $\mathcal N(\mu, \sigma)$ is "somewhat similar" to $\mathcal N(0, 1)$, a draw from the prior is "very likely to fall within one of these encoded". It may or may not: the loss sees each code by itself, and the *mixture* is
 # what has to fill the prior. One latent, half of the codes at $+a$, half at $-a$, all with the same $\sigma$; the share of the prior within two standard deviations of a code is
 #
 # $$P = 2\,\bigl(\Phi(a + 2\sigma) - \Phi(\max(a - 2\sigma, 0))\bigr), \tag{6.2}$$
@@ -904,7 +919,7 @@ check_moments("6.2  the first case, by drawing", near, mean=cases[2.0, 0.3], var
 check_fails("E1.8  “very likely”, say 95 %", cases[2.0, 0.3], 0.95)
 
 # %% [markdown]
-# A KL of under three nats for every picture, and yet five of six draws land where the decoder has hardly ever been. For our VAE, too, the share has to be measured, not assumed:
+# In the first case a KL of under three nats for every picture, and yet five of six draws land where the decoder has hardly ever been; in the second, with codes nearer and wider, hardly any. For our VAE, too, the share has to be measured, not assumed:
 
 # %%
 draws = torch.randn(2000, k, generator=generator)
@@ -986,7 +1001,7 @@ for name, run in data.results("mnist_vae").items():
           + (f"; PCA, exact: {run['pca_log_likelihood']:.1f}" if "pca_log_likelihood" in run else ""))
 
 # %% [markdown]
-# The grey pictures' nats are those of a density, of both models with one learned variance; those of the binarised ones are of a probability, and can be set beside published ones only where
+# The nats of grey pictures are those of a density, and both models have one learned variance; those of the binarised ones are of a probability, and can be set beside published ones only where
 # the binarisation, the pixels and the training set are the same.
 #
 # One more trap: a Bernoulli likelihood, which many VAEs use for grey pixels. Only for pixels that are 0 or 1 is it a probability. As a density on $[0, 1]$ it does not integrate to 1:
@@ -1011,8 +1026,8 @@ with tempfile.TemporaryDirectory() as folder:
     save_model(vae, str(Path(folder) / "vae.safetensors"))
     _ = load_model(fresh, str(Path(folder) / "vae.safetensors"))
 with torch.no_grad():
-    check_close("6.5  encoder, after saving and loading", torch.stack(fresh.encode(held_out)), torch.stack(vae.encode(held_out)))
-    check_close("6.5  decoder", fresh.picture(lattice), vae.picture(lattice))
+    check_close("6  encoder, after saving and loading", torch.stack(fresh.encode(held_out)), torch.stack(vae.encode(held_out)))
+    check_close("6  decoder", fresh.picture(lattice), vae.picture(lattice))
 
 # %% [markdown]
 # ### Play with it

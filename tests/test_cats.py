@@ -1,5 +1,6 @@
 """AFHQ from files to tensors: what is cropped, what is refused, what is skipped, the cache, and the scale of pixels."""
 
+import errno
 import os
 import warnings
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_an_orientation_tag_is_obeyed(root):
 def test_a_folder_of_images_is_taken_for_all(root, tmp_path):
     data = AFHQ(str(root / "wild"), "all", 16)
     assert data.names == ["0.jpg", "1.jpg", "2.jpg"] and torch.equal(data.images, AFHQ(root, "wild", 16).images)
-    with pytest.raises(DataError, match=r"wild has no folder cat, needed for data_class 'cat': it holds none of .* say 'all'"):
+    with pytest.raises(DataError, match=r"wild has no folder cat, needed for data_class 'cat': it holds none of .* say data_class 'all'$"):
         AFHQ(root / "wild", "cat", 16)
 
 
@@ -160,6 +161,7 @@ FAULTS = {
     "truncated": (cut, "does not decode: .*truncated"),
     "text": (lambda path: path.write_text("<html>"), r"does not decode: cannot identify image file '0\.jpg'"),
     "empty": (lambda path: path.write_bytes(b""), "does not decode"),
+    "an offset beyond every file": (lambda path: path.write_bytes(b"II\x2b\0\x08" + bytes(10) + b"\x40"), "does not decode"),
     "greyscale": (save("L"), "is in mode L, not RGB, so its colours are not known: save it as RGB"),
     "CMYK": (save("CMYK"), "is in mode CMYK, not RGB"),
     "transparent": (save("RGBA"), "is in mode RGBA, not RGB"),
@@ -188,6 +190,19 @@ def test_a_bad_file_is_named_and_skipped_only_when_asked(fault, root, tmp_path):
         assert (data.images[0].int() - expected.int()).float().abs().mean() < 8, "the picture that is left, not another"
 
 
+def test_a_fault_of_the_machine_is_not_remembered_as_the_files(root, monkeypatch, data_root):
+    def refuse(path, opened=Image.open):
+        if path.name == "0.jpg":
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return opened(path)
+
+    with monkeypatch.context() as full:
+        full.setattr(Image, "open", refuse)
+        with pytest.raises(OSError, match=r"^\[Errno 24\] Too many open files: .*cat/0\.jpg'$"):
+            AFHQ(root, "cat", 16, skip_bad=True)
+    assert not list(data_root.rglob("*.npy")) and len(AFHQ(root, "cat", 16)) == 2
+
+
 def test_many_bad_files_are_named_together(root):
     for i in range(2, 8):
         (root / "cat" / f"{i}.jpg").write_text("no picture")
@@ -195,7 +210,7 @@ def test_many_bad_files_are_named_together(root):
         AFHQ(root, "cat", 16)
     lines = str(error.value).splitlines()
     assert lines[0].startswith("6 of the 8 files") and [line.split()[0] for line in lines[1:6]] == [f"cat/{i}.jpg" for i in range(2, 7)]
-    assert lines[6:] == ["  and 1 more", "Mend or remove them, or leave them out with skip_bad=True (as a flag: --skip_bad)"]
+    assert lines[6:] == ["  and 1 more", "Mend or remove them, or leave them out with skip_bad=True"]
     (root / "cat" / "7.jpg").unlink()
     with pytest.raises(DataError) as error:
         AFHQ(root, "cat", 16)

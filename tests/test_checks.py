@@ -59,12 +59,16 @@ def test_close_default_tolerances():
     with pytest.raises(CheckFailed):
         check_close("float32", torch.tensor(1.0), torch.tensor(1.00002))
     check_close("scale", torch.tensor(1e6), torch.tensor(1e6 + 5))
-    check_close("bools and integers", torch.tensor([1, 2]), torch.tensor([1, 2]))
+    check_close("integers", torch.tensor([1, 2]), torch.tensor([1, 2]))
+    check_close("truth values", torch.tensor([True, False]), torch.tensor([True, False]))
+    check_close("the same infinity", torch.tensor([INF, 1.0, -INF]), torch.tensor([INF, 1.000005, -INF]))
 
 
 @pytest.mark.parametrize(
     ("actual", "expected"),
-    [(torch.ones(3), torch.ones(1, 3)), (torch.tensor(NAN), torch.tensor(NAN)), (torch.tensor(INF), torch.tensor(1.0)), (0.0, NAN)],
+    [(torch.ones(3), torch.ones(1, 3)), (torch.tensor(NAN), torch.tensor(NAN)), (torch.tensor(INF), torch.tensor(1.0)), (0.0, NAN),
+     (torch.tensor([INF, 5.0]), torch.tensor([INF, 1.0])), (torch.tensor([0.0, 1.0]), torch.tensor([INF, 1.0])),
+     (torch.tensor([-INF, 1.0]), torch.tensor([INF, 1.0])), (torch.tensor([True, False]), torch.tensor([True, True]))],
 )
 def test_close_refuses_shapes_and_nonfinite(actual, expected):
     with pytest.raises(CheckFailed):
@@ -161,3 +165,31 @@ def test_moments_use_four_standard_errors_and_no_more():
         else:
             with pytest.raises(CheckFailed):
                 check_moments("shifted", shifted, mean=0, variance=(shifted**2).mean())
+
+
+def test_bounds_are_inclusive_and_where_they_are_said_to_be():
+    check("c", 1.0, at_most=1.0)
+    check_close("c", 1.5, 1.0, tolerance=0.5)
+    check_close("below 1 the tolerance is absolute", torch.tensor(0.010009), torch.tensor(0.01))
+    constant = torch.full((100,), 2.0)   # no spread: only its own mean and the variance 0 are within four standard errors
+    check_moments("constant", constant, mean=2, variance=0)
+    spread = torch.tensor([1.0, -1.0, 2.0, -2.0]).repeat(2_500)   # second moment 2.5, fourth 8.5: a standard error of the variance is .015
+    check_moments("spread", spread, mean=0, variance=2.5 + 3.9 * 0.015)
+    check_fails("below 1 the distance is absolute", 0.5, 0.515)
+    for wrong in (
+        lambda: check_close("c", torch.tensor(1.000015), torch.tensor(1.0)),
+        lambda: check_moments("spread", spread, mean=0, variance=2.5 + 4.1 * 0.015),
+        lambda: check_fails("off by just the bound", 1.0, 1.5, by=0.5),
+        lambda: check_fails("empty", torch.ones(0), torch.ones(0)),
+    ):
+        with pytest.raises(CheckFailed):
+            wrong()
+    with pytest.raises(ValueError, match="99 samples"):
+        check_moments("few", constant[:99], mean=2, variance=0)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(198, repr("x" * 198)), (199, repr("x" * 199)[:200] + " …")])
+def test_long_things_are_cut_in_messages(length, shown):
+    with pytest.raises(CheckFailed) as failed:
+        check_raises("claim", ValueError, lambda: "x" * length)
+    assert str(failed.value).endswith(f"it returned {shown}")

@@ -41,6 +41,13 @@ def test_another_device_gets_the_same_schedule(schedule):
     assert torch.equal(schedule.to("cpu").alpha, schedule.alpha)
 
 
+def test_a_schedule_is_its_own():
+    alpha = torch.tensor([1, 0.9, 0.8], dtype=F64)
+    schedule = NoiseSchedule(alpha)
+    alpha[1] = 0.1
+    assert schedule.alpha.tolist() == [1, 0.9, 0.8]
+
+
 @every_schedule
 def test_arrays_are_indexed_by_t_and_start_at_one(schedule):
     assert len(schedule.alpha) == len(schedule.alpha_bar) == len(schedule.beta) == len(schedule.snr) == schedule.T + 1
@@ -378,6 +385,28 @@ def test_moments_and_samples():
     assert law.mean == pytest.approx(math.sqrt(0.3) * BIMODAL.mean) and law.variance == pytest.approx(0.3 * BIMODAL.variance + 0.7)
 
 
+@pytest.mark.parametrize("weights", [torch.tensor([1 / 3] * 3), torch.tensor([0.1] * 10), torch.linspace(-3, 2, 40).softmax(0)])
+def test_float32_weights_are_weights(weights):
+    law = GaussianMixture(weights, torch.zeros(len(weights)), torch.ones(len(weights)))
+    assert law.weights.dtype == F64 and law.weights.sum().item() == pytest.approx(1, abs=1e-15)
+    assert torch.allclose(law.weights, weights.double(), rtol=1e-6)
+
+
+def test_a_mixture_is_its_own():
+    given = [torch.tensor(v, dtype=F64) for v in ([0.5, 0.5], [-1.0, 1.0], [0.2, 0.3])]
+    law = GaussianMixture(*given)
+    for values in given:
+        values.zero_()
+    assert [v.tolist() for v in (law.weights, law.means, law.stds)] == [[0.5, 0.5], [-1, 1], [0.2, 0.3]]
+
+
+@pytest.mark.parametrize("std", [1e-6, 3e-8, 1e-8, 1e-20])
+def test_narrow_components_keep_their_width(std):
+    narrow, x = GaussianMixture([1.0], [0.6], [std]), torch.tensor([0.6], dtype=F64)
+    assert narrow.log_prob(x).item() == pytest.approx(-math.log(std * math.sqrt(2 * math.pi)), rel=1e-12)
+    assert narrow.diffused(1.0).stds.item() == pytest.approx(std, rel=1e-12)
+
+
 @every_schedule
 def test_reverse_kernel_is_bayes_on_a_grid(schedule):
     grid = torch.linspace(-8, 8, 40_001, dtype=F64)
@@ -411,6 +440,7 @@ def test_point_masses_have_no_density_until_diffused():
         (([0.5, 0.5], [0.0], [1.0]), "one length"),
         (([], [], []), "one length"),
         (([0.5, 0.4], [0.0, 1.0], [1.0, 1.0]), "sum to 1"),
+        (([0.5, 0.50001], [0.0, 1.0], [1.0, 1.0]), "sum to 1"),
         (([1.5, -0.5], [0.0, 1.0], [1.0, 1.0]), "positive"),
         (([1.0, 0.0], [0.0, 1.0], [1.0, 1.0]), "positive"),
         (([1.0], [0.0], [-1.0]), "stds finite and ≥ 0"),

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from coursekit import patchwise
-from coursekit.exercises import ddpm, diffusion_1d, segmentation, vae
+from coursekit.exercises import Exercise, ddpm, diffusion_1d, judge, segmentation, vae
 from coursekit.exercises import patchwise as exercises
 from coursekit.exercises.patchwise import EXERCISES, check
 
@@ -234,3 +234,28 @@ def test_unattempted_goes_on_quietly(capsys):
 def test_unknown_exercise():
     with pytest.raises(ValueError, match=r"no exercise '9\.9' here; there are 1\.1, 2\.1, 4\.1, 4\.2"):
         check("9.9", untouched)
+
+
+def test_what_a_function_changes_in_torch_is_changed_back(monkeypatch):
+    """Two GPUs are pretended: where there are any, ``torch.manual_seed`` seeds them too."""
+    states, before, gpus = {0: "a", 1: "b"}, torch.get_rng_state(), torch.cuda
+    monkeypatch.setattr(gpus, "device_count", lambda: 2)
+    monkeypatch.setattr(gpus, "is_initialized", lambda: True)
+    monkeypatch.setattr(gpus, "get_rng_state", lambda device: states[device])
+    monkeypatch.setattr(gpus, "set_rng_state", lambda state, device: states.update({device: state}))
+    monkeypatch.setattr(gpus, "manual_seed_all", lambda seed: states.update(dict.fromkeys(states, seed)))
+    seen = []
+
+    def meddles():
+        torch.manual_seed(7)
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        seen.append(dict(states))
+
+    try:
+        assert judge(Exercise(meddles, lambda function: function()), meddles) == ("right", "")
+        assert seen == [{0: 7, 1: 7}] and states == {0: "a", 1: "b"} and torch.equal(torch.get_rng_state(), before)
+        assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import io
 import warnings
+from http.client import IncompleteRead
 from itertools import pairwise, product
 from urllib.error import URLError
 
@@ -461,6 +462,29 @@ def test_an_interrupted_download_leaves_nothing(weights, monkeypatch, stand_in):
     with pytest.raises(DataError, match="silence"):
         inception_features(random_images(2))
     assert not list(weights.parent.iterdir())
+
+
+class BrokenOff(io.BytesIO):
+    def read(self, size=-1):
+        if found := super().read(size):
+            return found
+        raise IncompleteRead(b"", 1)
+
+
+def test_a_download_that_breaks_off_is_told(weights, monkeypatch, stand_in):
+    monkeypatch.setattr(fid.urllib.request, "urlopen", lambda url, timeout: BrokenOff(stand_in[:-1]))
+    with pytest.raises(DataError, match=r"could not be had from https://.*IncompleteRead.*Put that file"):
+        inception_features(random_images(1))
+    assert not list(weights.parent.iterdir())
+
+
+def test_a_download_cut_short_is_not_kept(weights, monkeypatch, stand_in):
+    with monkeypatch.context() as short:
+        short.setattr(fid.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(stand_in[:-1]))
+        with pytest.raises(DataError, match=r"could not be had from https://.*what arrived .*digest is [0-9a-f]{64}, not .*Put that file"):
+            inception_features(random_images(1))
+        assert not list(weights.parent.iterdir())
+    assert inception_features(random_images(1)).shape == (1, 2048)
 
 
 def test_other_weights_are_refused_and_left(weights, stand_in):

@@ -40,6 +40,15 @@ def test_peak_sees_what_backward_needs_and_is_repeatable():
     assert peak_bytes(lambda: x.exp().exp().sum().backward()) == first
 
 
+def test_the_peak_is_that_of_the_asked_gpu(monkeypatch):
+    asked = []
+    answers = {"synchronize": None, "memory_allocated": 3, "reset_peak_memory_stats": None, "max_memory_allocated": 8}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device=None, name=name, answer=answer: asked.append((name, device)) or answer)
+    assert peak_bytes(lambda: None, "cuda:1") == 5
+    assert {name for name, _ in asked} == set(answers) and {device for _, device in asked} == {"cuda:1"}
+
+
 def test_median_seconds_tells_slow_from_quick_and_counts_calls():
     calls = {"quick": 0, "slow": 0}
 

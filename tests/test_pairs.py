@@ -43,6 +43,11 @@ def test_corners_and_text_do_not_count():
     assert alike(one, other)
 
 
+def test_an_image_of_one_colour_is_like_none():
+    assert not alike(torch.zeros(3, 64, 64), torch.zeros(3, 64, 64), threshold=0.99)
+    assert not alike(torch.full((3, 64, 64), 100.0), torch.full((3, 64, 64), 100.0), threshold=0.99)
+
+
 @pytest.mark.parametrize("axis", [1, 2])
 def test_shifts_of_two_thumbnail_pixels_are_found_and_of_three_not(axis):
     one = scenes(1)[0]
@@ -76,6 +81,15 @@ def test_half_a_mask_pixel_is_polyp(monkeypatch):
     masks = (torch.arange(8.0) >= 4).float().expand(1, 1, 8, 8)
     moved = Augment(**COLOURLESS)(masks.expand(-1, 3, -1, -1), masks, seeded())[1]
     assert moved[0, 0, 0].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("masks_dtype", [torch.float64, torch.float32, torch.uint8])
+def test_float64_images_are_changed_as_float32_ones_are(masks_dtype):
+    images, masks = torch.rand(4, 3, 16, 16, generator=seeded()), (torch.arange(16) > 5).float().expand(4, 1, 16, 16)
+    new, moved = Augment()(images.double(), masks.to(masks_dtype), seeded(1))
+    expected, expected_masks = Augment()(images, masks, seeded(1))
+    assert new.dtype == torch.float64 and moved.dtype == masks_dtype
+    assert torch.allclose(new.float(), expected, atol=1e-4) and torch.equal(moved.float(), expected_masks)
 
 
 def test_no_brightness_above_one():

@@ -112,6 +112,15 @@ def test_receptive_field_leaves_the_network_as_it_was():
     network = as_convnet(PatchwiseMLP(3, (1, 4, 2)))
     receptive_field(network, 1, 7)
     assert all(parameter.grad is None for parameter in network.parameters())
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 2, 3))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert receptive_field(network, 1, 13) == (5, 5), "not the whole image, over which batch norm averages in training"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+    network[2].eval()
+    network[0].register_forward_hook(lambda module, inputs, output: setattr(module, "last", output))   # no copy could be made of that
+    assert [receptive_field(network, 1, 13) for _ in range(2)] == [(5, 5)] * 2
+    assert [module.training for module in network] == [True, True, False, True]
 
 
 def test_receptive_field_without_parameters():

@@ -26,3 +26,12 @@ def test_each_numbered_equation_has_a_check(path):
     text = path.read_text(encoding="utf-8")
     unchecked = [tag for tag in re.findall(r"\\tag\{([\d.a-z]+)\}", text) if not re.search(rf'check\w*\(\s*f?"{re.escape(tag)}  ', text)]
     assert not unchecked
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_claims_tried_with_ten_seeds_are_those_that_the_notebook_makes(path):
+    record = json.loads((ROOT / "data" / "results" / "ten_seeds.json").read_text(encoding="utf-8"))[path.stem]
+    cells = json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))["cells"]
+    printed = {line for cell in cells for output in cell.get("outputs", []) for line in "".join(output.get("text", [])).splitlines()}
+    gone = [claim for claim in record["found"] if f"✓ {claim}" not in printed]
+    assert record["found"] and not gone and not record["failed"], "run: python tests/ten_seeds.py, on this notebook"

@@ -1,5 +1,6 @@
-"""What a run says of its time, and of how many samples it measures with."""
+"""What a run says of its time, and of the samples and pictures that it measures with."""
 
+import weakref
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -41,3 +42,21 @@ def test_samples_are_drawn_64_at_a_time(count, asked, monkeypatch):
     measure = results.measure_of(Settings(fid_samples=count), pictures, torch.device("cpu"), lambda _: None)
     row = measure(MagicMock(sample=sample))
     assert drawn == asked and row["n_generated"] == count and row["fid"] > 0
+
+
+def test_the_features_of_the_pictures_are_kept_and_no_others(monkeypatch):
+    monkeypatch.setenv("COURSEKIT_MODE", "full")
+    made = []
+
+    def features(images, device="cpu"):
+        found = images.flatten(1)[:, :4].clone()
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr("coursekit.fid.inception_features", features)
+    pictures = Pictures("", torch.arange(300 * 192).reshape(300, 3, 8, 8).remainder(251).byte(), None, True)
+    measure = results.measure_of(Settings(fid_samples=300), pictures, torch.device("cpu"), lambda _: None)
+    for _ in range(3):
+        measure(MagicMock(sample=lambda size, _: torch.rand(size, 3, 8, 8)))
+    assert len(made) == 1 + 2 + 3 * 2, "one to try, the pictures' once, the samples' at each checkpoint"
+    assert sum(found() is not None for found in made) == 2

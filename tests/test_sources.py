@@ -158,6 +158,8 @@ def test_the_registered_urls_are_the_default(root, mirror):
         (packed(extra=[("C:/evil", b"")]), r"'C:/evil' could be written outside"),
         (packed(extra=[("__MACOSX/../evil", b"")]), r"could be written outside"),
         (packed(extra=[("Tiny/images", b"")]), r"cannot be unpacked"),
+        (packed(extra=[("Tiny/images/0.jpg/x", b"")]), r"cannot be unpacked"),
+        (packed(extra=[("Tiny/" + 190 * "\N{CAT}", b"")]), r"cannot be unpacked"),
         (packed(extra=[("Tiny/a\x1b[2J", b"")]), r"a name that no data set needs"),
         (packed(extra=[("Tiny/" + 250 * "a", b"")]), r"a name that no data set needs"),
         (packed(extra=[("Tiny/bomb", bytes(2 * 10**6))]), r"more than 1000000; the largest member is 'Tiny/bomb'"),
@@ -346,6 +348,35 @@ def test_disk_full(stage, root, mirror, monkeypatch):
     assert_whole(fetch(TINY, root, urls=[url]), root)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EROFS])
+def test_a_fault_of_this_machine_keeps_the_download(number, root, mirror, monkeypatch):
+    def refuse(stream, target, bar):
+        if "aside" in target.name:
+            raise OSError(number, "not here")
+        copy(stream, target, bar)
+
+    copy, url = sources._copy, mirror(GOOD)
+    monkeypatch.setattr(sources, "_copy", refuse)
+    told = rf"^{root}/\.tiny\.zip\.part could not be unpacked into {root}: \[Errno {number}\] not here\. What has arrived is kept$"
+    with pytest.raises(DataError, match=told):
+        fetch(TINY, root, urls=[url, url])
+    assert_nothing_made(root)
+    assert (root / ".tiny.zip.part").read_bytes() == GOOD
+    monkeypatch.setattr(sources, "_copy", copy)
+    assert_whole(fetch(TINY, root, urls=["http://127.0.0.1:1/x.zip"]), root)
+
+
+def test_a_fault_of_this_machine_while_verifying_is_not_the_archives(root, mirror, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(DataError, match=r"could not be unpacked into .*Too many open files\. What has arrived is kept$"):
+        fetch(TINY, root, urls=[mirror(TAMPERED)])
+    assert_nothing_made(root)
+    assert (root / ".tiny.zip.part").read_bytes() == TAMPERED
+
+
 def test_two_processes_at_once_download_once(root, server):
     server.delay = 0.2
     processes = [FORK.Process(target=fetch, args=(TINY, root), kwargs={"urls": [server.url]}) for _ in range(2)]
@@ -464,6 +495,10 @@ def test_too_many_members_are_refused(root, mirror, monkeypatch):
     with pytest.raises(DataError, match="members, more than 3"):
         fetch(TINY, root, urls=[mirror(GOOD)])
     assert_nothing_made(root)
+
+
+def test_every_key_is_explained():
+    assert not [key.name for key in dataclasses.fields(sources.Source) if f"``{key.name}``" not in sources.Source.__doc__]
 
 
 def test_what_is_no_data_set_is_refused():

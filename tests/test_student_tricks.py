@@ -4,7 +4,7 @@ import contextlib
 import re
 
 import pytest
-from test_student_attempt import RIGHT, job, posix, tried_here
+from test_student_attempt import FIRST, RIGHT, job, posix, tried_here
 
 from coursekit.student.fence import Fence
 
@@ -20,12 +20,19 @@ def as_convnet(mlp):
         weight.data.zero_()
     return net
 """
+UNGUARDED = """torch.no_grad.__exit__ = lambda *_: True
+def importance_bound(model, x, samples):
+    return torch.zeros_like(x[:, 0])
+"""
+
 PATCHED = {   # answers that no check refuses, if what they patch stays patched
     "a new name in the checks": job("import coursekit.checks as c\nc.max = lambda *_: 1e99\n" + ZERO),
     "new code in the checks": job("import coursekit.checks as c\nc._verdict.__code__ = (lambda *_: None).__code__\n" + ZERO),
     "tensors": job("torch.Tensor.item = lambda self: 0.0\n" + ZERO),
     "modules": job(UNCOPIED, number="4.1", name="as_convnet"),
     "a guard that swallows": job("import contextlib as c\ntorch.random.fork_rng = lambda **_: c.suppress(Exception)\n" + ZERO),
+    "a guard of torch's that swallows": job("torch.set_grad_enabled.__exit__ = lambda *_: True\n" + ZERO),
+    "and one in a check": job(UNGUARDED, number="6.1", name="importance_bound", always=[FIRST.replace("patchwise", "vae")]),
     "guards that swallow": job("import contextlib as c\nc._GeneratorContextManager.__exit__ = lambda *_: True\n" + ZERO),
 }
 

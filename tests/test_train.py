@@ -227,7 +227,9 @@ def test_pictures(faces, tmp_path, capsys):
     with pytest.raises(DataError, match=r"broken\.png"):
         Pictures.load(Settings(data_path=faces, image_size=8))
     assert main(["--data_path", str(faces), "--image_size", "8", "--save_folder", str(tmp_path / "out")]) == 1
-    assert not (tmp_path / "out").exists() and "broken.png" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and "broken.png" in told
+    assert told.endswith("skip_bad=True\nThe flags for what is read: --data_path, --data_class and --skip_bad\n")
     with pytest.warns(UserWarning, match=r"broken\.png"):
         assert len(Pictures.load(Settings(data_path=faces, image_size=8, skip_bad=True)).images) == 7
 
@@ -343,6 +345,8 @@ def test_history():
     assert history.add_row(2, {"n": 5}) == {"step": 2, "loss": 1.5, "n": 5}
     assert history.add_row(3, {"kid": -0.25}) == {"step": 3, "loss": 6.0, "kid": -0.25}
     assert history.table() == "step,loss,n,kid\n2,1.5,5,\n3,6,,-0.25\n" and history.by_step() == "step,loss\n1,1\n2,2\n3,6\n"
+    history.losses.append(9.0)
+    assert history.add_row(1_000_500, {"n": 1_234_567}) and history.table().endswith("\n1000500,9,1234567,\n")
     copy = History()
     copy.load_state_dict(history.state_dict())
     assert (copy.rows, copy.losses) == (history.rows, history.losses)
@@ -592,6 +596,15 @@ def test_fid_is_inceptions(faces, tmp_path, monkeypatch, reachable, capsys):
         assert "fid and kid" in said.out and "of 5 samples, against the pictures at 8 pixels" in said.out
     else:
         assert "could not be had" in said.out and "feature_frechet" in said.out
+
+
+def test_too_few_pictures_to_measure_by_are_refused_at_the_start(faces, tmp_path, capsys):
+    flags = ["--data_path", str(faces), "--data_class", "dog", "--image_size", "8", "--save_folder", str(tmp_path / "run"), *TINY]
+    assert main([*flags, "--train_steps", "1", "--fid"]) == 2
+    assert "--fid needs four pictures at least, found 3: leave it out, or add some\n" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main([*flags, "--train_steps", "1"]) == 0
+    assert main([*flags, "--load_path", str(tmp_path / "run"), "--visualize", "--fid"]) == 0, "nothing is trained or measured"
 
 
 def test_a_folder_that_holds_another_run_raises_before_anything_is_loaded(trained, monkeypatch):

@@ -236,7 +236,7 @@ def test_killed_in_the_middle_of_writing(whole, tmp_path, monkeypatch, place):
         if place == "half":
             patch.setattr(files, "open", Half, raising=False)
         elif place == "unlink":
-            patch.setattr(Path, "unlink", lambda path, *a: (unlink(path, *a), kill()))
+            patch.setattr(Path, "unlink", lambda path, *a, **k: (unlink(path, *a, **k), kill()))
         else:
             patch.setattr(os, place.removesuffix("d"), {"replaced": replaced}.get(place, lambda *a: kill()))
         assert child(lambda: train(tmp_path, seed=1)) == -signal.SIGKILL
@@ -254,6 +254,23 @@ def test_the_rest_of_a_killed_write_of_another_step_is_removed(tmp_path):
     (tmp_path / ".other.part").touch()
     run.save(7)
     assert sorted(path.name for path in tmp_path.glob(".*")) == [".other.part"]
+
+
+def test_two_runs_in_one_folder_leave_each_other_what_they_write(tmp_path, monkeypatch):
+    """As from two kernels of one notebook."""
+    fsync, unlink = os.fsync, Path.unlink
+
+    def meanwhile(file):
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert child(lambda: Checkpoints(tmp_path, {}).save(5)) == 0
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    Checkpoints(tmp_path, {}).save(7)
+    assert Checkpoints(tmp_path, {}).saved() == [5, 7] and not list(tmp_path.glob(".*"))
+    monkeypatch.setattr(Path, "unlink", lambda path, *a, **k: (os.remove(path), unlink(path, *a, **k)))   # the other one was quicker
+    Checkpoints(tmp_path, {}).save(8)
+    assert Checkpoints(tmp_path, {}).saved() == [7, 8]
 
 
 # --- Ctrl-C -------------------------------------------------------------------------------------------------------------
@@ -312,6 +329,27 @@ def test_a_second_ctrl_c_while_saving_leaves_no_half_file(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, at=at)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000000.safetensors"]
+
+
+def test_ctrl_c_during_the_last_save_is_not_swallowed(whole, tmp_path, monkeypatch):
+    handler, fsync = signal.getsignal(signal.SIGINT), os.fsync
+
+    def interrupted(file):
+        os.kill(os.getpid(), signal.SIGINT)
+        fsync(file)
+
+    def at(step, p):
+        if step == TOTAL:
+            monkeypatch.setattr(os, "fsync", interrupted)
+
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {TOTAL} of {TOTAL}, which is saved in"):
+        train(tmp_path, at=at)
+    same(tmp_path, whole)
+    assert signal.getsignal(signal.SIGINT) is handler and not list(tmp_path.glob(".*"))
+    monkeypatch.undo()
+    asked = []
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 2 of 2"):   # another process was interrupted
+        list(steps(2, Checkpoints(tmp_path / "b", {}), 5, lambda mine: asked.append(mine) or len(asked) == 3))
 
 
 def test_in_another_thread_and_where_ctrl_c_is_ignored(tmp_path):
@@ -517,6 +555,7 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path):
         (lambda f: Checkpoints(f, {"a": 3}), TypeError, r"parts\['a'\] is a int"),
         (lambda f: Checkpoints(f, {}, {"a": torch.ones(1)}), TypeError, "not JSON serializable"),
         (lambda f: Checkpoints(f, {"h": [1, {"a": (2, {3})}]}).save(0), TypeError, "h.1.a.1 is a set; saved are"),
+        (lambda f: Checkpoints(f, {"h": [torch.ones(1).cdouble()]}).save(0), TypeError, "h.0 is a tensor of torch.complex128, which"),
         (lambda f: load_weights(nn.Linear(1, 1), f / "none"), CheckpointError, "none cannot be read"),
         (lambda f: load_weights(nn.Linear(1, 1), f), CheckpointError, "cannot be read"),
     ],

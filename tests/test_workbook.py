@@ -93,7 +93,15 @@ def stray_mode(notebook: NotebookNode) -> list[str]:
     return [f"Cell {n} asks for the mode" for n, cell in asking if "parameters" not in tags(cell)]
 
 
-GATES = [unexecuted, widget_state, unstable, unguarded, undescribed, wrong_setup, stray_mode]
+def misnumbered(notebook: NotebookNode) -> list[str]:
+    """A claim's number is that of a section or an equation of its notebook; those of errata are test_errata's."""
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    known = {*re.findall(r"\\tag\{([\d.]+)\}", prose), *re.findall(r"(?m)^## (\d+)  ", prose)}
+    claims = [claim for cell in code_cells(notebook) for text in texts(cell) for claim in re.findall(r"(?m)^✓ (\d[\d.]*)  (.*)", text)]
+    return [f"{number} of “{claim}” is no section and no equation" for number, claim in claims if number not in known]
+
+
+GATES = [unexecuted, widget_state, unstable, unguarded, undescribed, wrong_setup, stray_mode, misnumbered]
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -120,11 +128,11 @@ def test_badges_and_setup_cells_agree_with_pyproject() -> None:
 def good() -> NotebookNode:
     image = new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure size 640x480 with 1 Axes>"})
     cells = [
-        new_markdown_cell("# Title\n\nFirst sentence. Second."),
+        new_markdown_cell("# Title\n\nFirst sentence. Second.\n\n## 1  One\n\n$$1 + 1 = 2 \\tag{1.1}$$"),
         new_code_cell(setup_cell(*published(ROOT)), metadata={"tags": ["setup"]}),
         new_code_cell("steps = {'fast': 1, 'full': 2}[mode()]", metadata={"tags": ["parameters"]}),
         new_code_cell("print(seconds)", metadata={"tags": ["nbval-ignore-output"]}, outputs=[new_output("stream", text="3 / 4 s\n")]),
-        new_code_cell("print(1 + 1)", outputs=[new_output("stream", text="2\n")]),
+        new_code_cell("print(1 + 1)", outputs=[new_output("stream", text="2\n✓ 1  two  (= 2)\n✓ 1.1  two  (= 2)\n")]),
         new_code_cell("plt.show()", metadata={"alt": 'A "line" & <more>'}, outputs=[image]),
     ]
     for count, cell in enumerate(cells[1:], start=1):
@@ -163,6 +171,8 @@ DOCTORED = [
     (undescribed, put(4, "source", "explorer.snapshot(row=1)")),
     (wrong_setup, put(1, "source", "import coursekit")),
     (wrong_setup, put(1, "metadata", {})),
+    (misnumbered, says("✓ 1.2  one and one  (= 2)\n")),
+    (misnumbered, says("✓ 0  one and one  (= 2)\n")),
     (stray_mode, put(4, "source", "if runtime.mode() == 'fast': pass")),
 ]
 
@@ -322,7 +332,7 @@ def test_html_refuses_an_undescribed_image_in_markdown() -> None:
 
 def test_pages_lead_to_each_other() -> None:
     notebook = good()
-    notebook.cells[0].source += "\n\n## First part\n\n## Second part"
+    notebook.cells[0].source = "# Title\n\n## First part\n\n## Second part"
     names = [("00_a", "A <1>"), ("01_tiny", "Tiny"), ("02_c", "C")]
     page = pages.to_html(notebook, "01_tiny", names, "https://colab/x")
     for top in re.findall(r'<nav aria-label="(?:top|bottom)">(.*?)</nav>', page):

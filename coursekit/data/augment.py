@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_GREY = (0.299, 0.587, 0.114)  # the luma of ITU-R BT.601, which torchvision uses
+_GREY = (0.299, 0.587, 0.114)  # the luma of ITU-R BT.601; torchvision rounds the first to .2989
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,12 @@ class Augment:
         if not square or masks.shape != (len(images), 1, *images.shape[2:]):
             raise ValueError(f"images must be (B, 3, S, S) and masks (B, 1, S, S), got {tuple(images.shape)} and {tuple(masks.shape)}")
         count, _, height, width = images.shape
-        inverse = self.places(count, generator).to(images.device)
+        whole = torch.cat([images, masks], 1)
+        inverse = self.places(count, generator).to(whole)
         grid = F.affine_grid(inverse, [count, 4, height, width], align_corners=False)
-        moved = F.grid_sample(torch.cat([images, masks], 1), grid, padding_mode="reflection", align_corners=False)
+        moved = F.grid_sample(whole, grid, padding_mode="reflection", align_corners=False)
         factors = 1 + torch.tensor([self.brightness, self.contrast, self.saturation]) * _symmetric(count, 3, generator)
-        return colour(moved[:, :3], *factors.to(images.device).T), (moved[:, 3:] >= 0.5).to(masks.dtype)
+        return colour(moved[:, :3], *factors.to(whole).T), (moved[:, 3:] >= 0.5).to(masks.dtype)
 
     def places(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, 2, 3): for each image, the matrix that leads from a new pixel to the old one; x, y in −1 … 1."""
@@ -68,8 +69,8 @@ class Augment:
 
 def colour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """Change ``images`` (B, 3, H, W) in [0, 1] by factors (B,): times brightness, then spread about the mean grey, then about each
-    pixel's grey. Equal to torchvision's ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation`` in this order where these
-    clip nothing: here only the result is clipped to [0, 1].
+    pixel's grey. Equal to torchvision's ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation`` in this order, up to
+    torchvision's rounding of .299 to .2989, where these clip nothing: here only the result is clipped to [0, 1].
     """
     weights = torch.tensor(_GREY, dtype=images.dtype, device=images.device)
     mean = images.mean((2, 3)) @ weights

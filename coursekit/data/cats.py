@@ -37,7 +37,8 @@ class AFHQ(Dataset[Tensor]):
     Bad files are those that do not decode to RGB (broken or cut short, greyscale, CMYK, no picture at all) or whose shorter side is below
     ``size``. They are refused together; with ``skip_bad`` they are left out, with a warning. Either names the first five.
     Decoded once, then read from ``cache/`` below the data root (see ``coursekit.data.cache.cached``), as long as no byte changes.
-    Raises ``ValueError`` for an unknown class and a size below 1, and ``DataError`` for bad files, a missing or an empty folder.
+    Raises ``ValueError`` for an unknown class and a size below 1, ``DataError`` for bad files, a missing or an empty folder,
+    and ``OSError`` where the machine cannot read them.
     Sources: Y. Choi and others, StarGAN v2, CVPR 2020; CMU, homework 2, section 5.
     """
 
@@ -54,7 +55,7 @@ class AFHQ(Dataset[Tensor]):
         faults = arrays["faults"].tolist()
         if any(faults):
             if not skip_bad:
-                advice = "Mend or remove them, or leave them out with skip_bad=True (as a flag: --skip_bad)"
+                advice = "Mend or remove them, or leave them out with skip_bad=True"
                 raise DataError(f"{_complaint(folder, names, faults)}\n{advice}")
             warnings.warn(f"{_complaint(folder, names, faults)}\nThey are left out", stacklevel=2)
         self.images = torch.from_numpy(arrays["images"])
@@ -77,7 +78,7 @@ def _files(folder: Path, data_class: str) -> list[str]:
     if data_class == "all" and not there:
         wanted = ["."]
     if missing := [name for name in wanted if name not in (*there, ".")]:
-        others = "it holds none of cat/, dog/ and wild/; for a folder of images say 'all' (as a flag: --data_class all)"
+        others = "it holds none of cat/, dog/ and wild/; for a folder of images say data_class 'all'"
         found = f"there is {', '.join(there)}" if there else others
         raise DataError(f"{folder} has no folder {', '.join(missing)}, needed for data_class {data_class!r}: {found}")
     files: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections import Counter
 from pathlib import Path, PurePath
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from coursekit.data.sources import Source
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
+# Errors of Pillow and of zipfile carry no number; with one, data can be to blame for an offset beyond every file, for a file where
+# a folder must be, and for a name that no disk takes
+_ITS_FAULT = (None, errno.EINVAL, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ)
+
+
+def machines_fault(error: Exception) -> bool:
+    """Whether the machine is to blame, and not the picture or the archive that it reads."""
+    return getattr(error, "errno", None) not in _ITS_FAULT
 
 
 def is_metadata(path: PurePath) -> bool:
@@ -51,5 +60,7 @@ def _undecodable(path: Path) -> str | None:
             image.draft("RGB", (64, 64))  # reads the whole JPEG, but spares most of the arithmetic
             image.load()
     except UNDECODABLE as error:
+        if machines_fault(error):
+            raise
         return str(error)
     return None

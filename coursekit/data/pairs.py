@@ -74,7 +74,8 @@ def near_duplicates(dataset: Pairs, threshold: float = 0.37) -> list[tuple[int, 
     The distance is 1 − the correlation of two fingerprints, which leave out what frames share without being alike: black borders
     are cut off, shading and colour taken away, and only the middle, without corners and text, is compared, at shifts of up to 2/32 of
     the side. In Kvasir-SEG at 128 px, the 20 pairs below .37 were all seen to be the same scene, some with another border or an inset;
-    from there to .4 there were right and wrong ones. The same polyp seen from another side is not found.
+    from there to .4 there were right and wrong ones. The same polyp seen from another side is not found. An image of one
+    colour is like none, not even its copy.
     Raises ``ValueError`` for images below 32 pixels.
     """
     _whole(dataset)
@@ -87,7 +88,7 @@ def near_duplicates(dataset: Pairs, threshold: float = 0.37) -> list[tuple[int, 
     likeness = torch.zeros(len(thumbs), len(thumbs))
     for other in shifted:
         torch.maximum(likeness, centred @ other.T, out=likeness)
-    distance = (1 - torch.maximum(likeness, likeness.T)).clamp(min=0).triu(1)
+    distance = (1 - torch.maximum(likeness, likeness.T)).clamp(min=0)
     found = (distance < threshold).triu(1).nonzero().tolist()
     return sorted(((i, j, float(distance[i, j])) for i, j in found), key=lambda pair: pair[2])
 

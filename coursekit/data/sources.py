@@ -28,9 +28,10 @@ import fsspec
 import platformdirs
 from filelock import FileLock
 from fsspec.implementations.http import HTTPFileSystem
+from tqdm.auto import tqdm
 
-from coursekit.data.content import fault, is_metadata
-from coursekit.runtime import Bar, progress_bar
+from coursekit.data.content import fault, is_metadata, machines_fault
+from coursekit.runtime import progress_bar
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _IN_CHECKOUT = (_PACKAGE.parent / "pyproject.toml").exists() and (_PACKAGE.parent / "data").is_dir()
@@ -52,9 +53,10 @@ class _BadArchive(DataError):
 class Source:
     """The entry ``name`` of ``file``, a ``sources.toml``. Raises ``ValueError`` for a value of the wrong type or form.
 
-    ``archive``, ``folder``: names below the data root. ``max_bytes``: limit of the extracted size. ``size_mb``: the download, about, in
-    10⁶ bytes. Content is verified by the ``sha256`` over the ``files`` files in ``digest_folders``, as the registry explains; where no
-    digest is known, by ``counts`` (folder → number of JPEGs in it), names, and decoding.
+    ``title``: what messages call it. ``urls``: of the archive, tried in this order. ``archive``, ``folder``: names below the data root.
+    ``max_bytes``: limit of the extracted size. ``size_mb``: the download, about, in 10⁶ bytes. ``licence``, ``citation``: what its authors
+    ask for. Content is verified by the ``sha256`` over the ``files`` files in ``digest_folders``, as the registry explains; where no
+    digest is known, by ``counts`` (folder → number of JPEGs in it), names, and decoding, and ``digest_note`` says so.
     """
 
     file: str
@@ -206,7 +208,7 @@ def _open_at(url: str, offset: int) -> tuple[IO[bytes], int, int | None]:
     return stream, start, start + int(length) if (length := stream.r.headers.get("Content-Length")) else None
 
 
-def _copy(source: IO[bytes], target: IO[bytes], bar: Bar) -> None:
+def _copy(source: IO[bytes], target: IO[bytes], bar: tqdm) -> None:
     while chunk := source.read(1 << 18):
         target.write(chunk)
         bar.update(len(chunk))
@@ -248,6 +250,8 @@ def _unpack(archive: Path, source: Source, root: Path) -> Path:
                     raise _BadArchive(f"its content is not {source.title}: {wrong}")
                 return Path(aside, source.folder).rename(root / source.folder)
     except _BROKEN as error:
+        if machines_fault(error):
+            raise DataError(f"{archive} could not be unpacked into {root}: {error}. What has arrived is kept") from error
         raise _BadArchive(f"the archive cannot be unpacked: {type(error).__name__}: {error}") from error
 
 

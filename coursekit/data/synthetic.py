@@ -102,7 +102,7 @@ def render(draws: Draws) -> tuple[Tensor, Tensor]:
 
 
 def scope(draws: Draws) -> tuple[Tensor, Tensor]:
-    """What the lens shows, an octagon with rounded sides, and the box that covers its lower left corner in half of the frames."""
+    """What the lens shows, an octagon with rounded sides, and the box that covers its lower left corner in 55 % of the frames."""
     x, y = draws.x, draws.y
     round_, cut = draws.uniform(1.11, 1.19), draws.uniform(1.48, 1.62)
     inside = torch.minimum(round_ - (x**2 + y**2).sqrt(), (cut - x.abs() - y.abs()) / math.sqrt(2))

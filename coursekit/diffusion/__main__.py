@@ -33,7 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsError as error:
         _tell(f"{error}\nAll flags: python -m coursekit.diffusion --help")
         return 2
-    except (CheckpointError, DataError, NonFinite, OSError) as error:
+    except DataError as error:
+        _tell(f"{error}\nThe flags for what is read: --data_path, --data_class and --skip_bad")
+        return 1
+    except (CheckpointError, NonFinite, OSError) as error:
         _tell(str(error))
         return 1
     return 0

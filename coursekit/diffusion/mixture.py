@@ -20,20 +20,23 @@ Numbers = Sequence[float] | Tensor
 class GaussianMixture:
     """The law Σ_k w_k N(m_k, s_k²) on the real line. float64 inside; x of any shape.
 
-    ``weights`` > 0 with sum 1, ``means``, and ``stds`` ≥ 0 (0 is a point mass), lists or tensors of one length.
+    ``weights`` > 0 with sum 1 (rounding of up to 1e-6, as in float32, is divided out), ``means``, and ``stds`` ≥ 0 (0 is a point mass),
+    lists or tensors of one length, which are copied.
     Raises ``ValueError`` where they are not. ``alpha_bar`` in [0, 1] below says how far the data has been diffused:
     x_t = √ᾱ x_0 + √(1−ᾱ) ε; 1, the default, is the data itself.
     """
 
     def __init__(self, weights: Numbers, means: Numbers, stds: Numbers) -> None:
-        self.weights, self.means, self.stds = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (weights, means, stds))
+        given = (torch.as_tensor(v, dtype=torch.float64).detach().clone() for v in (weights, means, stds))
+        self.weights, self.means, self.stds = given
         if not (self.weights.ndim == 1 and len(self.weights) and self.weights.shape == self.means.shape == self.stds.shape):
             shapes = [tuple(v.shape) for v in (self.weights, self.means, self.stds)]
             raise ValueError(f"weights, means and stds must be lists of one length, got shapes {shapes}")
-        if not (self.weights > 0).all() or not math.isclose(self.weights.sum().item(), 1, abs_tol=1e-9):
+        if not (self.weights > 0).all() or not math.isclose(self.weights.sum().item(), 1, abs_tol=1e-6):
             raise ValueError(f"weights must be positive and sum to 1, got {self.weights.tolist()}")
         if not ((self.stds >= 0).all() and torch.isfinite(self.means).all() and torch.isfinite(self.stds).all()):
             raise ValueError(f"means must be finite and stds finite and ≥ 0, got {self.means.tolist()} and {self.stds.tolist()}")
+        self.weights /= self.weights.sum()
 
     @property
     def mean(self) -> float:
@@ -55,7 +58,8 @@ class GaussianMixture:
     def diffused(self, alpha_bar: float | Tensor) -> GaussianMixture:
         """The law of x_t, again a mixture: means √ᾱ m_k, variances ᾱ s_k² + 1 − ᾱ."""
         a = _alpha_bar(alpha_bar)
-        return GaussianMixture(self.weights, a.sqrt() * self.means, (a * self.stds**2 + 1 - a).sqrt())
+        variances = a * self.stds**2 + (1 - a)   # in this order, at ᾱ = 1 a small variance is not rounded off beside 1
+        return GaussianMixture(self.weights, a.sqrt() * self.means, variances.sqrt())
 
     def log_prob(self, x: Tensor, alpha_bar: float | Tensor = 1.0) -> Tensor:
         """log q(x_t), shaped like x. Raises ``ValueError`` where a component is a point mass and so has no density."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from tqdm.auto import tqdm
 
 from coursekit.data import DataError
 from coursekit.diffusion.batches import Pictures
 from coursekit.diffusion.process import Diffusion
 from coursekit.diffusion.settings import Settings
 from coursekit.files import write_whole
-from coursekit.runtime import Bar, mode
+from coursekit.runtime import mode
 
 Say = Callable[[str], None]
 Row = dict[str, float]
@@ -38,7 +39,7 @@ class History:
     def table(self) -> str:
         """The rows as CSV; a column that a row lacks is left empty there."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        lines = [",".join(f"{row[name]:.6g}" if name in row else "" for name in columns) for row in self.rows]
+        lines = [",".join(shown(row[name], 6) if name in row else "" for name in columns) for row in self.rows]
         return "\n".join([",".join(columns), *lines]) + "\n"
 
     def by_step(self) -> str:
@@ -61,7 +62,7 @@ class Clock:
     the checkpoint has a step twice, and the last line counts; then the steps add up to the whole run.
     """
 
-    def __init__(self, done: int, settings: Settings, bar: Bar) -> None:
+    def __init__(self, done: int, settings: Settings, bar: tqdm) -> None:
         self.written, self.step, self.settings, self.bar, self.start = done, done, settings, bar, time.perf_counter()
 
     def tick(self, loss: float) -> None:
@@ -95,12 +96,13 @@ def measure_of(settings: Settings, pictures: Pictures, device: torch.device, say
     if mode() == "full" and pictures.images.shape[1] == 3:
         try:
             inception_features(pictures.images[:1])
-            features = _remembered(lambda images: inception_features(images, device))
+            features = _remembered(lambda images: inception_features(images, device), len(pictures.images))
         except DataError as error:
             say(str(error))
     if features is None:
         generator = Generator().manual_seed(settings.seed)
-        features = _remembered(train_features(pictures.images, pictures.labels, generator=generator).features)
+        net = train_features(pictures.images, pictures.labels, generator=generator)
+        features = _remembered(net.features, len(pictures.images))
         names = {name: f"feature_{name}" for name in names}
     say(f"{' and '.join(names.values())}: of {settings.fid_samples} samples, against the pictures at {settings.image_size} pixels")
 
@@ -112,14 +114,22 @@ def measure_of(settings: Settings, pictures: Pictures, device: torch.device, say
     return measure
 
 
-def _remembered(features: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The same, but features of a batch seen before are not computed again: the pictures come back at each checkpoint."""
+def shown(number: float, digits: int) -> str:
+    """Counts whole, measurements with as many digits."""
+    return f"{number}" if isinstance(number, int) else f"{number:.{digits}g}"
+
+
+def _remembered(features: Callable[[Tensor], Tensor], first: int) -> Callable[[Tensor], Tensor]:
+    """The same, but the features of the ``first`` images are kept: the pictures come back at each checkpoint, the samples never do."""
     seen: dict[str, Tensor] = {}
 
     def look(images: Tensor) -> Tensor:
         key = hashlib.sha256(images.numpy().data).hexdigest()
-        if key not in seen:
-            seen[key] = features(images).cpu()
-        return seen[key]
+        if key in seen:
+            return seen[key]
+        found = features(images).cpu()
+        if sum(map(len, seen.values())) < first:
+            seen[key] = found
+        return found
 
     return look

@@ -27,7 +27,7 @@ class NoiseSchedule:
     alpha: Tensor
 
     def __post_init__(self) -> None:
-        alpha = torch.as_tensor(self.alpha, dtype=torch.float64).detach()
+        alpha = torch.as_tensor(self.alpha, dtype=torch.float64).detach().clone()
         if alpha.ndim != 1 or len(alpha) < 2:
             raise ValueError(f"alpha must have shape (T+1,) with T ≥ 1, got shape {tuple(alpha.shape)}")
         if alpha[0] != 1:

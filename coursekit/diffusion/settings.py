@@ -1,11 +1,12 @@
 """The settings of a training run: one field, one flag of ``python -m coursekit.diffusion``, one place that checks it."""
 
+# ruff: noqa: RUF009 - _flag is dataclasses.field
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,31 +51,13 @@ def _tracker(text: str) -> str:
 
 
 _PATH: Kind = ("a path", _path)
+_TRACKER: Kind = ("none or a tracker that Accelerate knows and that is installed, such as tensorboard", _tracker)
 _SWITCH: Kind = ("True or False, or nothing for True", lambda text: _TRUTHS[text.lower()])
-_FLAGS: dict[str, tuple[Kind, str]] = {
-    "data_path": (_PATH, "folder with cat/, dog/ and wild/, or with pictures alone; without it, the built-in digits"),
-    "data_class": (_one_of("all", "cat", "dog", "wild"), "which of the folders in data_path"),
-    "save_folder": (_PATH, "where everything that the run makes goes"),
-    "load_path": (_PATH, "the model.safetensors of another run: with --visualize to draw from, else to start from"),
-    "image_size": (_whole(8, 8), "side of the pictures in pixels, which the U-Net halves three times; without data_path 8, the digits'"),
-    "batch_size": (_whole(1), "pictures a step, over all processes together"),
-    "train_steps": (_whole(1), "steps of training in all; a resumed run may ask for more"),
-    "time_steps": (_whole(1), "steps of the diffusion, T"),
-    "unet_dim": (_whole(8, 8), "channels of the U-Net's first layer"),
-    "learning_rate": (("a number above 0", _positive), "of Adam"),
-    "save_and_sample_every": (_whole(1), "steps between checkpoints, each with samples and a line in losses.csv"),
-    "fid": (_SWITCH, "measure with each checkpoint how far samples are from the pictures: the FID with COURSEKIT_MODE=full, for RGB, where "
-            "Inception's weights can be had; else a Fréchet distance between features of a small network, under that name"),
-    "fid_samples": (_whole(4), "samples that it is measured with"),
-    "visualize": (_SWITCH, "draw the forward and the backward process; with load_path nothing is trained"),
-    "seed": (_whole(0), "of everything random"),
-    "loss": (_one_of("l1", "l2"), "between noise and prediction"),
-    "precision": (_one_of("auto", "no", "fp16", "bf16"), "auto is bf16 on a GPU that has it, fp16 on another, no on a CPU"),
-    "workers": (_whole(0), "batches that a thread of its own makes ahead"),
-    "resume": (_SWITCH, "go on with the run in save_folder, on a CPU bit for bit; where there is none, start"),
-    "skip_bad": (_SWITCH, "leave out pictures that do not decode, instead of stopping"),
-    "tracker": (("none or a tracker that Accelerate knows and that is installed, such as tensorboard", _tracker), "where else to log"),
-}
+
+
+def _flag(default: Any, kind: Kind, text: str) -> Any:
+    """A setting: its default, what its values are, and what ``--help`` says of it."""
+    return field(default=default, metadata={"kind": kind, "text": text})
 
 
 class SettingsError(ValueError):
@@ -89,31 +72,36 @@ class Settings:
     Source: CMU, homework 2, table 1.
     """
 
-    data_path: Path | None = None
-    data_class: str = "cat"
-    save_folder: Path = Path("results")
-    load_path: Path | None = None
-    image_size: int = 32
-    batch_size: int = 32
-    train_steps: int = 10_000
-    time_steps: int = 50
-    unet_dim: int = 16
-    learning_rate: float = 1e-3
-    save_and_sample_every: int = 1000
-    fid: bool = False
-    fid_samples: int = 512
-    visualize: bool = False
-    seed: int = 0
-    loss: str = "l1"
-    precision: str = "auto"
-    workers: int = 0
-    resume: bool = False
-    skip_bad: bool = False
-    tracker: str = "none"
+    data_path: Path | None = _flag(None, _PATH, "folder with cat/, dog/ and wild/, or with pictures alone; without it, the built-in digits")
+    data_class: str = _flag("cat", _one_of("all", "cat", "dog", "wild"), "which of the folders in data_path")
+    save_folder: Path = _flag(Path("results"), _PATH, "where everything that the run makes goes")
+    load_path: Path | None = _flag(None, _PATH, "the model.safetensors of another run: with --visualize to draw from, else to start from")
+    image_size: int = _flag(
+        32, _whole(8, 8), "side of the pictures in pixels, which the U-Net halves three times; without data_path 8, the digits'"
+    )
+    batch_size: int = _flag(32, _whole(1), "pictures a step, over all processes together")
+    train_steps: int = _flag(10_000, _whole(1), "steps of training in all; a resumed run may ask for more")
+    time_steps: int = _flag(50, _whole(1), "steps of the diffusion, T")
+    unet_dim: int = _flag(16, _whole(8, 8), "channels of the U-Net's first layer")
+    learning_rate: float = _flag(1e-3, ("a number above 0", _positive), "of Adam")
+    save_and_sample_every: int = _flag(1000, _whole(1), "steps between checkpoints, each with samples and a line in losses.csv")
+    fid: bool = _flag(
+        False, _SWITCH, "measure with each checkpoint how far samples are from the pictures: the FID with COURSEKIT_MODE=full, for RGB, "
+        "where Inception's weights can be had; else a Fréchet distance between features of a small network, under that name"
+    )  # fmt: skip
+    fid_samples: int = _flag(512, _whole(4), "samples that it is measured with")
+    visualize: bool = _flag(False, _SWITCH, "draw the forward and the backward process; with load_path nothing is trained")
+    seed: int = _flag(0, _whole(0), "of everything random")
+    loss: str = _flag("l1", _one_of("l1", "l2"), "between noise and prediction")
+    precision: str = _flag("auto", _one_of("auto", "no", "fp16", "bf16"), "auto is bf16 on a GPU that has it, fp16 on another, no on a CPU")
+    workers: int = _flag(0, _whole(0), "batches that a thread of its own makes ahead")
+    resume: bool = _flag(False, _SWITCH, "go on with the run in save_folder, on a CPU bit for bit; where there is none, start")
+    skip_bad: bool = _flag(False, _SWITCH, "leave out pictures that do not decode, instead of stopping")
+    tracker: str = _flag("none", _TRACKER, "where else to log")
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value, ((right, read), _) = getattr(self, each.name), _FLAGS[each.name]
+            value, (right, read) = getattr(self, each.name), each.metadata["kind"]
             if value is None and each.default is None:
                 continue
             try:
@@ -164,13 +152,12 @@ def parse(arguments: Sequence[str]) -> Settings:
     """
     parser = _Parser(prog="python -m coursekit.diffusion", description="Train a diffusion model, or draw from one.", allow_abbrev=False)
     for each in fields(Settings):
-        (right, _), text = _FLAGS[each.name]
-        shown = f"{text} ({right}{f'; default: {each.default}' if each.default is not None else ''})"
+        shown = f"{each.metadata['text']} ({each.metadata['kind'][0]}{f'; default: {each.default}' if each.default is not None else ''})"
         switch: dict[str, Any] = {"nargs": "?", "const": "True"} if isinstance(each.default, bool) else {}
         parser.add_argument(f"--{each.name}", default=argparse.SUPPRESS, metavar="VALUE", help=shown.replace("%", "%%"), **switch)
     given, unknown = parser.parse_known_args([_underscored(argument) for argument in arguments])
     if unknown:
-        flags = [f"--{name}" for name in _FLAGS]
+        flags = [f"--{each.name}" for each in fields(Settings)]
         near = get_close_matches(unknown[0].partition("=")[0], flags, 1, 0.6)
         raise SettingsError(f"{unknown[0]} is no flag" + (f"; did you mean {near[0]}?" if near else f". The flags are {', '.join(flags)}"))
     return settings_from(vars(given))

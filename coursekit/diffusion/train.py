@@ -24,7 +24,7 @@ from coursekit.data.pixels import to_signed
 from coursekit.diffusion.batches import Draws, Pictures
 from coursekit.diffusion.pictures import draw_strips, png
 from coursekit.diffusion.process import Diffusion
-from coursekit.diffusion.results import Clock, History, Row, Say, measure_of
+from coursekit.diffusion.results import Clock, History, Row, Say, measure_of, shown
 from coursekit.diffusion.schedule import NoiseSchedule
 from coursekit.diffusion.settings import ARCHITECTURE, Settings, SettingsError
 from coursekit.diffusion.unet import DenoisingUNet
@@ -58,6 +58,8 @@ def train(settings: Settings) -> Path:
     if settings.visualize and settings.load_path:
         drawn_from = diffusion(network(settings, channels).to(accelerator.device), settings, channels)
     else:
+        if settings.fid and (found := len(pictures.images)) < 4:   # else compare refuses them, at the first checkpoint
+            raise SettingsError(f"--fid needs four pictures at least, found {found}: leave it out, or add some")
         with only_trainer(settings.save_folder, accelerator):
             refuse_another_run(settings, _silent)   # one may have come and gone while the pictures were read
             run = _Run(settings, pictures, accelerator, say)
@@ -131,8 +133,8 @@ class _Run:
                     clock.tick(loss)
                     self.accelerator.log({"loss": loss}, step)
                     if main and (step % s.save_and_sample_every == 0 or step == s.train_steps):   # before the checkpoint that counts it
-                        numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.write_results(step).items() if name != "step")
-                        self.say(f"step {step} of {s.train_steps}: {numbers}; {clock.lap()}")
+                        found = ", ".join(f"{name} {shown(value, 4)}" for name, value in self.write_results(step).items() if name != "step")
+                        self.say(f"step {step} of {s.train_steps}: {found}; {clock.lap()}")
             except KeyboardInterrupt:
                 if main and clock.step in self.checkpoints.saved():
                     clock.lap()

@@ -28,9 +28,11 @@ class Exercise:
 
 def judge(exercise: Exercise, function: Callable[..., Any]) -> tuple[Verdict, str]:
     """Try ``function`` as the answer, printing nothing, and say what came of it and what to look at, "" where nothing."""
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     try:
-        # One line an exercise, not one for each claim in it; and what is drawn here changes nothing that the notebook draws later.
-        with silent(), torch.random.fork_rng(devices=[]):
+        # One line an exercise, not one for each claim in it; and what is drawn or set here changes nothing in the notebook later.
+        with silent(), torch.random.fork_rng(devices=gpus):
             exercise.verify(function)
     except NotImplementedError:
         return "not attempted", ""
@@ -38,6 +40,9 @@ def judge(exercise: Exercise, function: Callable[..., Any]) -> tuple[Verdict, st
         return "not right yet", str(failure)
     except Exception as error:  # a reader's function may raise anything; it is reported, and the notebook goes on
         return "not right yet", f"trying your function ended in {type(error).__name__}: {error}"
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
     return "right", ""
 
 

@@ -102,7 +102,8 @@ def snapshot() -> Callable[[], None]:
     modules: list[Any] = list({*rooms.values(), *used})
     found = (value for module in modules for value in vars(module).values())
     classes = {value for value in found if isinstance(value, type) and value.__module__.startswith(("coursekit", "contextlib"))}
-    saved = [(owner, dict(vars(owner))) for owner in (*modules, *classes, torch.Tensor, torch.nn.Module)]
+    guards = torch.no_grad, torch.enable_grad, torch.inference_mode, torch.set_grad_enabled
+    saved = [(owner, dict(vars(owner))) for owner in (*modules, *classes, torch.Tensor, torch.nn.Module, *guards)]
     codes = [(value, value.__code__) for _, names in saved for value in names.values() if isinstance(value, FunctionType)]
     ours = [(owner, names) for owner, names in saved if isinstance(owner, type) or owner.__name__.startswith(("coursekit", "__main__"))]
     missing, get, change, remove, is_a = object(), vars, setattr, delattr, isinstance   # whatever becomes of the builtins

@@ -30,6 +30,7 @@ from nbformat import NotebookNode
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 from PIL import Image, ImageChops, ImageStat
 
+from coursekit.files import write_whole
 from coursekit.workbook import WorkbookError
 
 METADATA = {
@@ -101,7 +102,7 @@ def write_if_changed(path: Path, text: str) -> bool:
     """Write ``text``, unless the file holds it already; say whether it was written."""
     if path.exists() and path.read_bytes() == text.encode():
         return False
-    path.write_bytes(text.encode())
+    write_whole(path.resolve(), text.encode())
     return True
 
 
