@@ -66,6 +66,7 @@ from coursekit.measure import median_seconds, peak_bytes
 from coursekit.patchwise import PatchwiseMLP, multiplications
 
 figures.use_style()
+torch.set_num_threads(1)   # for so few numbers a second thread gains little, and on a busy machine it is waited for
 photo = photograph("china").double()   # (3, H, W) in [0, 1]
 
 # %% alt="Colour photograph of a tall pavilion with four curved roofs on a wooded hill, above a lake in haze."

@@ -61,7 +61,7 @@ settings = {
     "fast": {
         "finding": check, "least_lead": {"U-Net": 0.2, "ViT": 0.03}, "loss_left": {"U-Net": 0.6, "ViT": 0.95, "ViT, as long": 0.85},
         "decode_factor": 5, "feed_share": 0.05,
-        "data": lambda: SyntheticPolyps(500, 64), "runs": tempfile.mkdtemp, "half": None, "channels_last": False,
+        "data": lambda: SyntheticPolyps(500, 64), "runs": tempfile.mkdtemp, "half": None, "channels_last": False, "threads": 1,
         "epochs": 13, "vit_epochs": 24, "resnet_epochs": 3, "evaluate_every": 2, "repeats": 5,
         "lr": {"U-Net": 5e-3, "ViT": 3e-3, "ResNet U-Net": 2e-3},
         "unet": {"base_channels": 8}, "vit": {"patch_size": 8, "dim": 64, "depth": 2, "heads": 4},
@@ -71,7 +71,7 @@ settings = {
         "finding": tell, "least_lead": {"U-Net": 0.05, "ViT": 0.0}, "loss_left": {"U-Net": 0.95, "ViT": 0.95, "ViT, as long": 0.95},
         "decode_factor": 1, "feed_share": 0.5,
         "data": lambda: KvasirSEG(size=256), "runs": lambda: data_root() / "runs" / "03_segmentation", "channels_last": True,
-        "half": torch.float16 if torch.cuda.is_available() else torch.bfloat16,
+        "threads": torch.get_num_threads(), "half": torch.float16 if torch.cuda.is_available() else torch.bfloat16,
         "epochs": 60, "vit_epochs": 120, "resnet_epochs": 60, "evaluate_every": 4, "repeats": 9,
         "lr": {"U-Net": 1e-3, "ViT": 5e-4, "ResNet U-Net": 5e-4},
         "unet": {"base_channels": 64}, "vit": {"patch_size": 8, "dim": 384, "depth": 8, "heads": 6},
@@ -110,6 +110,7 @@ from coursekit.training import Checkpoints, check_finite, load_weights, save_wei
 
 figures.use_style()
 plt.rcParams["figure.dpi"] = 84   # many figures: keep the file small
+torch.set_num_threads(settings["threads"])   # for frames so small a second thread gains little, and on a busy machine it is waited for
 F64 = torch.float64               # formulas are tested in it: a difference is then a mistake and not rounding
 
 # %% [markdown]

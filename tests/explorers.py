@@ -1,5 +1,7 @@
 """What every explorer must do, whatever it shows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -40,6 +42,16 @@ def nothing_is_cut_off(explorer: Explorer) -> None:
 def frame_redraws_nothing(explorer: Explorer, monkeypatch: pytest.MonkeyPatch, **values: Any) -> None:
     """A frame costs only what moves: the background is kept. And torch has as many threads after it as before."""
     monkeypatch.setattr(explorer._canvas, "draw", lambda: pytest.fail("the background is kept"))
-    threads = torch.get_num_threads()
-    explorer.frame(**values)
-    assert torch.get_num_threads() == threads
+    with three_threads():
+        explorer.frame(**values)
+
+
+@contextmanager
+def three_threads() -> Iterator[None]:
+    """Other than the one that tests have, so that what leaves one behind is seen."""
+    torch.set_num_threads(3)
+    try:
+        yield
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from explorers import frame_is_pure, moves_and_returns
+from explorers import frame_is_pure, moves_and_returns, three_threads
 from PIL import Image
 
 from coursekit.diffusion import NoiseSchedule
@@ -132,9 +132,8 @@ def test_fewer_steps_stand_at_the_times_of_ddim():
 
 def test_nothing_is_drawn_anew_for_a_frame_and_torch_keeps_its_threads(explorer, monkeypatch):
     monkeypatch.setattr(explorer._canvas, "draw", lambda: pytest.fail("the background is kept"))
-    threads = torch.get_num_threads()
-    explorer.frame(step=2)
-    assert torch.get_num_threads() == threads
+    with three_threads():
+        explorer.frame(step=2)
 
 
 def test_far_predictions_stay_below_the_legend():

@@ -30,14 +30,6 @@ from coursekit.training import CheckpointError, Checkpoints, load_weights, save_
 TINY = ["--unet_dim", "8", "--batch_size", "6", "--time_steps", "5"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(folder, **more):
     return Settings(**{"image_size": 8, "unet_dim": 8, "batch_size": 6, "time_steps": 5, "train_steps": 3, "save_folder": folder, **more})
 
@@ -145,7 +137,6 @@ def test_help_names_every_flag(capsys):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run of three steps, and what it said."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trained")
     assert run(folder / "run", *TINY, "--train_steps", "3", "--save_and_sample_every", "2", "--visualize", log=folder / "log") == 0
     return folder / "run"

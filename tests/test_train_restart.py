@@ -16,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 from filelock import FileLock
 from safetensors import safe_open
-from test_training import FORK, kill, one_thread  # noqa: F401 - a fixture for every test here as well
+from test_training import FORK, generators_as_before, kill  # noqa: F401 - a fixture for every test here as well
 
 from coursekit import files
 from coursekit.diffusion import __main__ as command
@@ -75,7 +75,6 @@ def left_behind(folder):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    torch.set_num_threads(1)
     assert run(folder) == 0
     return folder
 

@@ -32,12 +32,10 @@ TOTAL, EVERY = 11, 3
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """A fork cannot use its parent's threads; and the global generators are as they were, afterwards."""
-    threads, state = torch.get_num_threads(), training._GlobalGenerators().state_dict()
-    torch.set_num_threads(1)
+def generators_as_before():
+    """The global generators are as they were, afterwards."""
+    state = training._GlobalGenerators().state_dict()
     yield
-    torch.set_num_threads(threads)
     training._GlobalGenerators().load_state_dict(state)
 
 
@@ -101,7 +99,6 @@ def same(folder, reference, step=TOTAL):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    torch.set_num_threads(1)
     train(folder)
     return folder
 

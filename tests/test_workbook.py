@@ -118,6 +118,12 @@ def test_pair_is_in_step(source: Path) -> None:
     assert parts[0] == parts[1]
 
 
+@pytest.mark.parametrize("source", sources(ROOT), ids=lambda path: path.stem)
+def test_notebook_chooses_its_threads(source: Path) -> None:
+    """On two busy cores torch's default, two threads that wait for each other by spinning, takes many times as long as one."""
+    assert re.search(r"^torch\.set_num_threads\((1|settings\[\"threads\"\])\)", source.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def test_badges_and_setup_cells_agree_with_pyproject() -> None:
     assert disagreements(ROOT) == []
 
