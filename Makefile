@@ -14,6 +14,7 @@ help:
 	@echo "make notebooks  after editing a notebook's .py: bring the .ipynb in step and execute it"
 	@echo "make publish REPO=owner/name   stamp badges and setup cells (REPO= unsets it; without REPO: stamp again)"
 	@echo "make lint       ruff and mypy"
+	@echo "make clean      remove build/ and the tools' caches"
 
 # An environment that stands is brought up to date with its own Python; only a missing or broken one is made anew.
 $(READY): pyproject.toml

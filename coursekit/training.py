@@ -54,16 +54,19 @@ def steps(total: int, run: Checkpoints, every: int = 100, any_process: Callable[
         raise ValueError(f"{run.folder} holds step {done}, more than the {total} asked for; raise total or choose another folder")
     if not run.saved():
         run.save(0)   # whoever stops before the next one, in the middle of a step, starts from the same weights again
+
+    def stopped(step: int) -> str:
+        return f"stopped after step {step} of {total}, which is saved in {run.folder}; the run can go on from there"
+
     with _interrupt_held_back() as interrupted:
         for step in range(done + 1, total + 1):
             yield step
             if (stop := any_process(bool(interrupted))) or step % every == 0 or step == total:
                 run.save(step)
             if stop:
-                saved = f"stopped after step {step} of {total}, which is saved in {run.folder}"
-                raise KeyboardInterrupt(f"{saved}; the next run goes on from there")
+                raise KeyboardInterrupt(stopped(step))
     if any_process(bool(interrupted)):   # during the last save
-        raise KeyboardInterrupt(f"stopped after step {total} of {total}, which is saved in {run.folder}")
+        raise KeyboardInterrupt(stopped(total))
 
 
 def check_finite(loss: float | Tensor, step: int, where: str = "") -> None:

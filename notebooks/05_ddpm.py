@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 05 · A diffusion model of pictures, and how good it is
 #
-# Notebook 02 took diffusion apart in one dimension, where everything can be computed. Here the data are pictures, the best network is not known, and one
-# has to be trained. After this notebook you can
+# A diffusion model that draws digits: trained, sampled and measured. Notebook 02 took diffusion apart in one dimension, where everything can be computed; here
+# the data are pictures, the best network is not known, and one has to be trained. After this notebook you can
 #
 # * write training and sampling of a diffusion model, ten lines each, and test both before anything is trained;
 # * measure generated pictures by their features, and say what such a number means and what it does not;
@@ -983,8 +983,10 @@ check("6  the classifier's mean confidence in those twelve", sure[doubtful].mean
 #
 # The same process, network and loop, made into a program that loses nothing (checkpoints, restart, several GPUs) is `python -m coursekit.diffusion`, with the flags of the handout:
 #
-#     python -m coursekit.diffusion --data_path ./data/train --save_folder ./results --time_steps 50 --train_steps 10000 \
+#     python -m coursekit.diffusion --data_path data/afhq/train --save_folder ./results --time_steps 50 --train_steps 10000 \
 #         --image_size 32 --batch_size 32 --learning_rate 1e-3 --unet_dim 16
+#
+# `data/afhq` is the folder in which `coursekit.data.fetch("afhq")` puts the pictures.
 #
 # The handout's commands have three errors of their own. `--fid` appears as a switch and as `--fid False`; neither of the usual declarations takes both. $T$ is 300 in its table of flags and 50 in its commands, and weights that were trained with one
 # are not for the other. And `wget … -0` (zero) should be `-O`, which names the file.

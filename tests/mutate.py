@@ -129,6 +129,7 @@ def main(module: str, *tests: str) -> None:
         sys.exit(f"no such file: {', '.join(missing)}")
     source = (ROOT / module).read_text(encoding="utf-8")
     jobs = list(mutants(source))
+    print(f"{module}: {len(jobs)} mutants; each runs the tests up to the first that fails", flush=True)
     context = multiprocessing.get_context("fork")   # what is imported here, all mutants share
     with ProcessPoolExecutor(os.cpu_count(), context) as pool:
         if pool.submit(_alone, (module, source, tests)).result():

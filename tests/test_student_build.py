@@ -8,10 +8,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from answers import NOT_ATTEMPTED
 
 from coursekit.student import StudentError
 from coursekit.student.__main__ import main
-from coursekit.student.build import BADGE, build, student_notebook
+from coursekit.student.build import BADGE, HOW, build, student_notebook
 from coursekit.workbook import notebooks
 from coursekit.workbook.notebooks import code_cells, in_step, sources
 
@@ -127,7 +128,7 @@ def test_untouched_it_runs_through(source, tmp_path):
     attempts = {task.stub.id: task.number for task in tasks}
     for cell in code_cells(notebook):
         if number := attempts.get(cell.id):
-            assert said(cell) == f"– Exercise {number}: not attempted. The notebook goes on with the package's own function.\n"
+            assert said(cell) == NOT_ATTEMPTED.format(number)
         elif "nbval-ignore-output" not in cell.metadata.get("tags", []):
             assert said(cell) == expected[cell.id]
 
@@ -225,7 +226,8 @@ def test_a_file_in_which_somebody_worked_stays(change, tiny, tmp_path):
 def test_a_former_build_is_replaced(tiny, tmp_path):
     build(tiny, tmp_path)
     rewrite(tiny, TINY.replace("One sentence.", "Another sentence."))
-    assert "Another" in built(tiny, tmp_path).cells[0].source
+    first = built(tiny, tmp_path).cells[0].source
+    assert "Another" in first and first.count("Write your answer where `raise NotImplementedError` stands") == 1
     text = json.dumps(json.loads((tmp_path / "01_tiny.ipynb").read_text(encoding="utf-8")))   # laid out otherwise, as by another editor
     (tmp_path / "01_tiny.ipynb").write_text(text, encoding="utf-8")
     build(tiny, tmp_path)
@@ -237,7 +239,7 @@ def test_the_badge_leads_to_the_student_notebook_or_nowhere(tiny, tmp_path):
 
     def badge(folder, **options):
         lines = built(tiny, folder, force=True, **options).cells[0].source.splitlines()
-        assert lines[0] == "# Tiny" and lines[-1] == "One sentence."
+        assert lines[0] == "# Tiny" and lines[-4:] == ["One sentence.", "", *HOW.splitlines()]
         return [line.removeprefix(BADGE) for line in lines if line.startswith(BADGE)]
 
     rewrite(tiny, TINY.replace("# # Tiny\n", f"# # Tiny\n# {BADGE}{colab}a/b/blob/v1/notebooks/01_tiny.ipynb)\n"))   # the solution's

@@ -57,6 +57,7 @@ def test_what_is_no_submission_gets_a_report(tmp_path, capsys):
         assert (found["points"], found["possible"]) == (0, possible)
         assert {e["verdict"] for e in found["exercises"]} == {"not read"}
         text = path.with_suffix(".report.md").read_text(encoding="utf-8")
+        assert "was tried" not in text
         assert f"0 of {possible} points; not graded" in text and lines[str(path)].startswith(f"0 of {possible} points; not graded: ")
     assert grade(ROOT, [paths["R"]]) == 1
 
@@ -222,12 +223,15 @@ def test_the_command(tmp_path, capsys):
     for options in (["--seconds", "0"], ["--memory", "nan"], ["--seconds", "x"], []):
         with pytest.raises(SystemExit):
             main(["grade", *options, *([str(tmp_path)] if options else [])])
+        if options:
+            assert f"{options[1]} is not a positive number" in capsys.readouterr().err
     with pytest.raises(StudentError):
         grade(ROOT, [])
 
 
 def test_a_missing_limit_is_said(tmp_path):
-    entry = {"submission": "x", "notebook": "01_x", "problem": "", "points": 0, "possible": 0, "exercises": []}
+    tried = {"id": "01-1.1", "function": "f", "points": 2, "possible": 2, "verdict": "right", "message": ""}
+    entry = {"submission": "x", "notebook": "01_x", "problem": "", "points": 2, "possible": 2, "exercises": [tried]}
     assert "no limit of memory" in report.markdown(entry | {"limits": {"seconds": 3.0, "memory_gib": None}})
     assert "with 3 s and 2.5 GiB of memory" in report.markdown(entry | {"limits": {"seconds": 3.0, "memory_gib": 2.5}})
     assert attempt.memory_is_limited() == (sys.platform == "linux")

@@ -160,6 +160,16 @@ def test_more_steps_than_at_first(tmp_path, whole):
     assert "more than the 10 asked for" in (tmp_path / "log").read_text()
 
 
+def test_checkpoints_may_come_at_other_steps(tmp_path, whole):
+    """How often a run is saved changes nothing of what it learns."""
+    assert run(tmp_path, "--train_steps", "8", "--save_and_sample_every", "3") == 0
+    assert run(tmp_path, "--resume") == 0
+    assert content(tmp_path / "model.safetensors") == content(whole / "model.safetensors")
+    for name in ("losses_by_step.csv", "samples/step-00000011.png"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+    assert [line.split(",")[0] for line in (tmp_path / "losses.csv").read_text().splitlines()[1:]] == ["3", "6", "8", "11"]
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------------
 
 

@@ -77,7 +77,7 @@ class Settings:
     save_folder: Path = _flag(Path("results"), _PATH, "where everything that the run makes goes")
     load_path: Path | None = _flag(None, _PATH, "the model.safetensors of another run: with --visualize to draw from, else to start from")
     image_size: int = _flag(
-        32, _whole(8, 8), "side of the pictures in pixels, which the U-Net halves three times; without data_path 8, the digits'"
+        32, _whole(8, 8), "side of the pictures in pixels, which the U-Net halves three times; for the built-in digits the default is 8"
     )
     batch_size: int = _flag(32, _whole(1), "pictures a step, over all processes together")
     train_steps: int = _flag(10_000, _whole(1), "steps of training in all; a resumed run may ask for more")
@@ -113,7 +113,7 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed."""
-        names = (*ARCHITECTURE, "batch_size", "learning_rate", "save_and_sample_every", "seed", "loss")
+        names = (*ARCHITECTURE, "batch_size", "learning_rate", "seed", "loss")
         return {name: getattr(self, name) for name in names}
 
 

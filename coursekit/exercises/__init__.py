@@ -57,8 +57,8 @@ def check(exercises: Mapping[str, Exercise], name: str, function: Callable[..., 
     if verdict == "right":
         print(f"✓ Exercise {name}: right.")
         return function
-    mark = "–" if verdict == "not attempted" else "✗"
-    print(f"{mark} Exercise {name}: {verdict}. The notebook goes on with the package's own function.")
+    mark, advice = ("–", "; write it where NotImplementedError is raised") if verdict == "not attempted" else ("✗", "")
+    print(f"{mark} Exercise {name}: {verdict}{advice}. The notebook goes on with the package's own function.")
     if message:
         print(message)
     return exercises[name].reference

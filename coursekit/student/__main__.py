@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from coursekit.student import StudentError
@@ -50,10 +51,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    number = float(text)   # argparse turns a ValueError into its own message
-    if not 0 < number < 1e5:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number below 100000")
-    return number
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < 1e5:
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is not a positive number below 100000")
 
 
 if __name__ == "__main__":

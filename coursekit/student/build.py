@@ -24,6 +24,8 @@ from coursekit.workbook.publish import BADGE, NAME, published, setup_cell
 
 PARAGRAPH = re.compile(r"\*\*Exercise ([\w.]+)\*\*(?: \(\w+, \d+ minutes?, (\d+) points?\))?")
 CHECK = re.compile(r'^(\w+) = exercises\.check\("([^"]*)", (\w+)\)', re.MULTILINE)
+HOW = """**Exercises.** Write your answer where `raise NotImplementedError` stands, and run the cell: it says that this is right,
+or what to look at. Hints stand above it. The notebook goes on without an answer, and with a wrong one: you can run all of it first."""
 SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n.*?^\1### END SOLUTION$", re.MULTILINE | re.DOTALL)
 
 
@@ -121,14 +123,15 @@ def build(root: Path, folder: Path, names: Iterable[str] = (), repository: str =
 
 
 def _linked(notebook: NotebookNode, source: Path, root: Path, folder: Path, repository: str) -> NotebookNode:
-    """Let the badge lead to the student's file instead of the solution, or nowhere; and the setup cell install from where it can."""
+    """Say how to answer; let the badge lead to the student's file or nowhere, and the setup cell install from where it can."""
     home, tag = published(root)
     inside = folder.resolve().is_relative_to(root.resolve())
     place = f"{home}/blob/{tag}/{folder.resolve().relative_to(root.resolve()).as_posix()}" if home and inside else ""
     place = f"{repository}/blob/main" if repository else place
     link = f"{BADGE}(https://colab.research.google.com/github/{quote(place)}/{source.stem}.ipynb)"
     first, *rest = notebook.cells[0].source.split("\n")
-    notebook.cells[0].source = "\n".join([first, *([link] if place else []), *(line for line in rest if not line.startswith(BADGE))])
+    rest = [line for line in rest if not line.startswith(BADGE)]
+    notebook.cells[0].source = "\n".join([first, *([link] if place else []), *rest, "", HOW])
     for cell in notebook.cells:
         if repository and not home and "setup" in cell.metadata.get("tags", []):
             cell.source = setup_cell(repository, "main")

@@ -65,9 +65,11 @@ def markdown(entry: Entry) -> str:
         if e["message"]:
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", e["message"])), default=0))   # so that no message can end it
             lines += ["", f"## {e['id']}: {e['verdict']}", "", f"{fence}text", e["message"], fence]
-    limits = entry["limits"]
-    memory = f"{limits['memory_gib']:g} GiB of memory" if limits["memory_gib"] else "no limit of memory, which this system does not offer"
-    lines += ["", f"Each answer was tried in a process of its own, with {limits['seconds']:g} s and {memory}."]
+    if any(e["verdict"] not in ("not read", "missing", "not attempted") for e in entry["exercises"]):
+        limits = entry["limits"]
+        gib = limits["memory_gib"]
+        memory = f"{gib:g} GiB of memory" if gib else "no limit of memory, which this system does not offer"
+        lines += ["", f"Each answer was tried in a process of its own, with {limits['seconds']:g} s and {memory}."]
     return "\n".join(lines) + "\n"
 
 

@@ -29,7 +29,7 @@ nav, nav a, body > main > p { color: var(--jp-content-font-color1) }
 img { max-width: 100%; height: auto }
 .jp-RenderedImage img { background: #fff }   /* axes and labels are drawn for paper */
 .jp-RenderedHTMLCommon a:is(:link, :visited) { text-decoration: underline; color: var(--jp-content-link-color) }
-.jp-CodeMirrorEditor pre, .jp-OutputArea-output pre { white-space: pre-wrap; overflow-wrap: anywhere }
+.jp-CodeMirrorEditor pre, .jp-OutputArea-output pre { white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere }
 .jp-RenderedMarkdown.jp-MarkdownOutput { overflow: visible }
 .MathJax_Display { overflow-x: auto; overflow-y: hidden }
 .jp-RenderedMarkdown table { display: block; overflow-x: auto }
