@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 
 import pytest
 
@@ -27,3 +28,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     cell = getattr(item, "cell", None)
     if cell is not None and item.config.getoption("nbval") and cell.execution_count is None:
         pytest.fail("this cell was never executed, so there is nothing to compare it with; run: make notebooks", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """nbval looks at nothing that a cell with nbval-ignore-output prints: a warning is a fault there too."""
+    yield
+    if said := "".join(output.text for output in getattr(item, "test_outputs", None) or () if output.get("name") == "stderr"):
+        pytest.fail(f"this cell wrote to stderr:\n{said}", pytrace=False)

@@ -90,6 +90,22 @@ def test_nbval_bites(tmp_path: Path, bite: Bite | None) -> None:
         assert _number(notebook, bite.cell) in failed
 
 
+def empty_package(folder: Path) -> Path:
+    package = folder / "original" / "coursekit"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    return package
+
+
+def test_a_warning_is_a_fault_where_nothing_is_compared(tmp_path: Path) -> None:
+    sources = ["print('as ever')", "import warnings\nwarnings.warn('hm')", "print('as ever')"]
+    ignored = {"tags": ["nbval-ignore-output"]}
+    cells = [new_code_cell(source, metadata=ignored, execution_count=count) for count, source in enumerate(sources, start=1)]
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    assert failing_cells(folder, new_notebook(cells=cells), empty_package(tmp_path), None) == [1]
+
+
 # The helper itself, on a package of one file.
 
 
@@ -121,9 +137,7 @@ class Explorer:
     (Bite("formula and callback", "tiny.py", " * ", " + ", ""), [1, 2]),
 ], ids=lambda value: getattr(value, "name", None))  # fmt: skip
 def test_helper_finds_the_cell(tmp_path: Path, bite: Bite | None, expected: list[int]) -> None:
-    package = tmp_path / "original" / "coursekit"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
+    package = empty_package(tmp_path)
     (package / "tiny.py").write_text(TINY_PACKAGE, encoding="utf-8")
     outputs = [[new_output("stream", text=text)] if text else [] for text in TINY.values()]
     cells = [new_code_cell(source, outputs=output) for source, output in zip(TINY, outputs, strict=True)]

@@ -144,7 +144,7 @@ def tester(installed: tuple[dict[str, str], dict[str, str]], newcomer: Student, 
 
 @pytest.mark.parametrize("name", [path.stem for path in sources(ROOT)])
 def test_notebook_agrees_alone_in_a_folder(name: str, project: Path, tester: Student, tmp_path: Path) -> None:
-    """Alone but for the conftest.py that gives nbval its limits. What is said on stderr and not stored counts as a difference."""
+    """Alone but for the conftest.py that gives nbval its limits, and takes anything on stderr for a fault."""
     for file in (f"{name}.ipynb", "conftest.py"):
         shutil.copy(project / "notebooks" / file, tmp_path)
     cells = code_cells(nbformat.read(tmp_path / f"{name}.ipynb", as_version=4))
