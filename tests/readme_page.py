@@ -17,12 +17,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = ("02_diffusion_1d", "03_segmentation", "04_vae", "05_ddpm")
 BETWEEN = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 Entry = dict[str, Any]
+GAP = 40   # pixels between explorers
 
 
 def picture() -> Image.Image:
@@ -32,11 +33,13 @@ def picture() -> Image.Image:
         cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8"))["cells"]
         outputs = [o for cell in cells if ".snapshot(" in "".join(cell["source"]) for o in cell.get("outputs", [])]
         frames.append(Image.open(io.BytesIO(base64.b64decode(outputs[-1]["data"]["image/png"]))).convert("RGB"))
-    sheet = Image.new("RGB", (max(f.width for f in frames), sum(f.height for f in frames)), "white")
+    height = sum(f.height for f in frames) + GAP * (len(frames) - 1)
+    sheet = Image.new("RGB", (max(f.width for f in frames), height), "white")
     top = 0
     for frame in frames:
         sheet.paste(frame, (0, top))
-        top += frame.height
+        top += frame.height + GAP
+        ImageDraw.Draw(sheet).line((0, top - GAP // 2, sheet.width, top - GAP // 2), "silver", 2)   # below the last it is outside
     return sheet.quantize(128)
 
 
