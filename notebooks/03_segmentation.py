@@ -806,7 +806,7 @@ def baselines(masks):
     return {"all foreground": iou(torch.ones_like(masks), masks), "mean mask": iou(often.expand_as(masks), masks, cut)}
 
 
-# %% alt="Left: training and validation loss fall together, from about 1.3 to about 0.65. Right: validation IoU starts below the dotted line of the mean-mask baseline, rises past it and ends at about twice its height."
+# %% alt="Left: training and validation loss fall from about 1.3 to about 0.65. Right: validation IoU starts below the dotted line of the mean-mask baseline, rises past it and ends at about twice its height."
 def curves(**histories):
     _, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
     for (name, h), colour in zip(histories.items(), figures.COLOURS, strict=False):
@@ -823,7 +823,7 @@ def curves(**histories):
 curves(**{"U-Net": history})
 
 # %% [markdown]
-# In fast mode, training and validation loss fall together, and the loss of the training images as they are is not far below that of the validation images (checked above): there is little learned
+# In fast mode, training and validation loss both fall, and the loss of the training images as they are is not far below that of the validation images (checked above): there is little learned
 # by heart, since each image comes in another pose every epoch. The validation IoU ends far above the dotted line of the baseline.
 #
 # ## 6  The test
@@ -853,7 +853,7 @@ finding("6  the better baseline's IoU", best_baseline, at_most=0.45)
 finding("6  U-Net's test IoU", scores.mean(), at_least=0.55)
 check("6  U-Net's IoU above the better baseline's, at the interval's lower end", interval[0] - best_baseline, at_least=settings["least_lead"]["U-Net"])
 
-# %% alt="Left: histogram of the test images' IoU: the U-Net's pile up between 0.8 and 0.9 with a tail down to 0, the mean mask's lie around 0.3. Right: IoU against the polyp's share of the frame, logarithmic; the smallest polyps have low values, most others lie above 0.6, a few far below."
+# %% alt="Left: histogram of the test images' IoU: the U-Net's pile up around 0.85 with a tail down to 0, the mean mask's lie around 0.3. Right: IoU against the polyp's share of the frame, logarithmic; the smallest polyps have low values, most of the others lie above 0.6, some far below."
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6))
 bins = torch.linspace(0, 1, 21).tolist()
 left.hist(scores.tolist(), bins, color=figures.BLUE, alpha=0.7, label="U-Net")
@@ -887,7 +887,7 @@ finding("6  interquartile range of the IoU", scores.quantile(0.75) - scores.quan
 #
 # Pictures chosen by hand prove what one likes. We choose by **rank**: the three best of the test part, the three whose IoU is nearest to ½, and the three worst.
 
-# %% alt="Nine test frames in three rows with the true outline in blue and the predicted one in white. Top row, the best: the outlines coincide. Middle row: they overlap in part. Bottom row, the worst: the white outline is a speck, or lies round another bright place."
+# %% alt="Nine test frames in three rows with the true outline in blue and the predicted one in white. Top row, the best: the outlines coincide. Middle row: they overlap in part. Bottom row, the worst: there is no white outline, or it is a speck, or lies round other places."
 order = scores.argsort(descending=True)
 ranks = {"good": order[:3], "partial": (scores - 0.5).abs().argsort()[:3], "missed": order[-3:]}
 figure, grid = plt.subplots(3, 3, figsize=(5.1, 5.4))
@@ -903,7 +903,7 @@ finding("6  the worst three", scores[ranks["missed"]].max(), at_most=0.3)
 
 # %% [markdown]
 # Blue the truth, white the prediction. At the top the two lines are one; in the middle row a part of the polyp is found, or the polyp and something else; at the bottom the two
-# hardly meet: the network has marked a speck, or another place, and the polyp is missed.
+# hardly meet: the network has marked nothing, a speck, or another place, and the polyp is missed.
 #
 # ### Play with it
 #
