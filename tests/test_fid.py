@@ -149,6 +149,10 @@ def test_rounding_is_no_fault_of_a_covariance():
     x, y = spread(40, 60), spread(25, 60, 1)   # in float32 their covariances, of rank 39 and 24, have negative eigenvalues
     coarse = [part.float() for part in (*feature_statistics(x), *feature_statistics(y))]
     assert torch.linalg.eigvalsh(coarse[1].double())[0] < 0 and frechet_distance(*coarse) == pytest.approx(distance(x, y), rel=1e-3)
+    mean_1, cov_1, mean_2, cov_2 = (part.double() for part in coarse)
+    for unit in (2.0**-20, 2.0**20):   # what is taken for rounding goes with the unit of the features
+        scaled = frechet_distance(unit * mean_1, unit**2 * cov_1, unit * mean_2, unit**2 * cov_2)
+        assert scaled == pytest.approx(unit**2 * frechet_distance(*coarse), rel=1e-9)
 
 
 def test_a_singular_covariance_is_cheap_and_needs_no_eigenvectors(monkeypatch):

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import signal
 import socket
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -12,7 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from test_train_restart import run, start
+from test_train_restart import counted, run, start
 from torch.optim.swa_utils import AveragedModel
 
 from coursekit.data import DataError, digits
@@ -346,8 +347,19 @@ def test_history():
 def test_what_a_run_says(trained):
     said = (trained.parent / "log").read_text()
     assert "no data_path: scikit-learn's digits: 1797 pictures of 8×8, channels: 1; on 1 × cpu, mixed precision: no" in said
+    assert "steps 1 to 3; a line here, a checkpoint and samples every 2\n" in said
     assert "step 2 of 3: loss 0.8" in said and "step 3 of 3: loss 0." in said and "pictures/s, 0.0 min left" in said
     assert "forward.png: t = 1, 2, 3, 4, 5\n" in said and "backward.png: t = 5, 4, 3, 2, 1\n" in said
+    with Image.open(trained / "samples" / "forward.png") as strip:
+        assert strip.size == (5 * 100 + 4, 8 * 100 + 4), "five times of eight pictures"
+
+
+def test_the_bar_has_the_steps_that_are_left(tmp_path, monkeypatch):
+    totals, bar = [], train.progress_bar
+    monkeypatch.setattr(train, "progress_bar", lambda total, *more, **options: totals.append(total) or bar(total, *more, **options))
+    train.train(tiny(tmp_path))
+    train.train(tiny(tmp_path, train_steps=5, resume=True))
+    assert totals == [3, 2]
 
 
 @pytest.mark.filterwarnings("ignore:.*no supported trackers")
@@ -440,15 +452,19 @@ def test_the_recommended_command_on_real_cats(tmp_path):
 # --- several processes ----------------------------------------------------------------------------------------------------
 
 
-def world(folder, size, *more, log):
-    """The command in ``size`` processes on this machine, as torchrun and accelerate launch start it; their exit states."""
+def world(folder, size, *more, log, in_last=lambda: None):
+    """The command in ``size`` processes on this machine, as torchrun and accelerate launch start it; their exit states.
+
+    ``in_last`` prepares what is to go wrong in the last of them.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
 
     def place(rank):
         common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        return lambda: os.environ.update(common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "True"})
+        mine = common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "True"}
+        return lambda: (os.environ.update(mine), in_last() if rank == size - 1 else None)
 
     processes = [start(folder, *more, before=place(rank), log=log) for rank in range(size)]
     for process in processes:
@@ -480,6 +496,14 @@ def test_all_stop_where_one_is_interrupted(tmp_path):
         for _ in steps(9, run, 5, lambda mine: asked.append(mine) or len(asked) == 3):
             pass
     assert asked == [False] * 3 and run.saved() == [0, 3]
+
+
+def test_ctrl_c_in_one_process_stops_both(tmp_path):
+    interrupt = lambda: counted(train.AveragedModel, "update_parameters", 3, lambda: os.kill(os.getpid(), signal.SIGINT))  # noqa: E731
+    flags = ["--batch_size", "8", "--train_steps", "20", "--save_and_sample_every", "20"]
+    assert world(tmp_path / "run", 2, *flags, log=tmp_path / "log", in_last=interrupt) == [130, 130]
+    assert "stopped after step 3 of 20" in (tmp_path / "log").read_text()
+    assert Checkpoints(tmp_path / "run" / "checkpoints", {}).saved() == [0, 3]
 
 
 def test_processes_must_share_the_batch(tmp_path):
@@ -596,6 +620,8 @@ def test_too_few_pictures_to_measure_by_are_refused_at_the_start(faces, tmp_path
     assert not (tmp_path / "run").exists()
     assert main([*flags, "--train_steps", "1"]) == 0
     assert main([*flags, "--load_path", str(tmp_path / "run"), "--visualize", "--fid"]) == 0, "nothing is trained or measured"
+    Image.new("RGB", (9, 8), "red").save(faces / "dog" / "fourth.png")
+    assert main([*flags[:-len(TINY) - 1], str(tmp_path / "four"), *TINY, "--train_steps", "1", "--fid", "--fid_samples", "4"]) == 0
 
 
 def test_a_folder_that_holds_another_run_raises_before_anything_is_loaded(trained, monkeypatch):

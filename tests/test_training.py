@@ -595,6 +595,22 @@ def test_what_is_saved_comes_back(tmp_path):
     assert torch.equal(back["b"], square.transpose(0, 3)) and back["a"].is_contiguous()
 
 
+def test_a_run_goes_on_without_the_gpus_that_it_had(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: pytest.fail("states of GPUs that are not here"))
+    here = training._GlobalGenerators()
+    drawn = here.state_dict() | {"cuda": [torch.get_rng_state()] * (torch.cuda.device_count() + 1)}
+    first = torch.rand(3)
+    here.load_state_dict(drawn)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_steps_beyond_eight_digits(tmp_path):
+    run = Checkpoints(tmp_path, {"history": []})
+    for step in (99_999_999, 123_456_789):
+        run.save(step)
+    assert run.saved() == [99_999_999, 123_456_789] and run.resume() == 123_456_789
+
+
 def test_a_checkpoint_is_readable_by_others(whole):
     tensors = safetensors.torch.load_file(whole / f"step-{TOTAL:08}.safetensors")
     assert {"model.0.weight", "ema.module.0.weight", "optimizer.state.0.exp_avg", "generator", "global generators.torch"} <= tensors.keys()

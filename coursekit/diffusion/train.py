@@ -125,6 +125,8 @@ class _Run:
         s, done, main = self.settings, max(self.checkpoints.saved(), default=0), self.accelerator.is_main_process
         if s.tracker != "none":
             self.accelerator.init_trackers("coursekit", {name: str(value) for name, value in vars(s).items()})
+        if done < s.train_steps:
+            self.say(f"steps {done + 1} to {s.train_steps}; a line here, a checkpoint and samples every {s.save_and_sample_every}")
         with progress_bar(s.train_steps - done, "training", show=main) as bar:
             clock = Clock(done, s, bar)
             try:
