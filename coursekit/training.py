@@ -42,9 +42,9 @@ def steps(total: int, run: Checkpoints, every: int = 100, any_process: Callable[
     """The steps that ``run`` still lacks, up to and including ``total``; the same line starts a run and goes on with it.
 
     Resumes from the newest checkpoint, and saves before the first step, after each ``every`` steps, after the last, and when interrupted:
-    Ctrl-C (a notebook's stop button) is held back until the step is whole, which is then saved before ``KeyboardInterrupt`` is raised.
-    A second Ctrl-C stops at once and saves nothing, and so do an error or a ``break`` in the loop. Outside of the main thread Python
-    holds back no signals. ``any_process``: tells each of several processes whether any was interrupted.
+    Ctrl-C (a notebook's stop button) or SIGTERM (``kill``) is held back until the step is whole, which is then saved before
+    ``KeyboardInterrupt`` is raised. A second one stops at once and saves nothing, and so do an error or a ``break`` in the loop. Only the
+    main thread can hold signals back. ``any_process``: tells each of several processes whether any was interrupted.
     Raises ``ValueError`` for ``every`` < 1 and a run beyond ``total``; for the rest see ``Checkpoints``.
     """
     if every < 1:
@@ -146,10 +146,7 @@ class Checkpoints:
 
 
 def save_weights(module: nn.Module, path: StrPath, settings: Mapping[str, Any] | None = None) -> None:
-    """Write a finished model's weights, under their own names, and the ``settings`` (JSON) to construct it from again.
-
-    Raises ``CheckpointError`` where that fails; a file that was there is then untouched.
-    """
+    """Write a model's weights and the ``settings`` (JSON) to construct it from. Raises ``CheckpointError``; what was there is then kept."""
     _write(Path(path), module.state_dict(), settings=dict(settings or {}))
 
 
@@ -229,7 +226,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no dict; a clone, not the mapped file
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        found = "is damaged, or no safetensors file" if isinstance(error, SafetensorError) else "cannot be read"
+        raise CheckpointError(f"{path} {found}: {error}") from error
     if not {"state", "digest"} <= metadata.keys():
         raise CheckpointError(f"{path} was not written by coursekit.training: its header holds {sorted(metadata)}")
     if metadata["digest"] != _digest(tensors, metadata["state"]):
@@ -280,20 +278,21 @@ def _decode(node: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
 
 @contextmanager
 def _interrupt_held_back() -> Iterator[list[int]]:
-    """Yields a list that the first Ctrl-C is added to instead of stopping anything; the second is passed on."""
+    """Yields a list that the first Ctrl-C or SIGTERM is added to instead of stopping anything; the second does what it did before."""
     caught: list[int] = []
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield caught   # Python allows no handler here, or Ctrl-C is ignored, as under nohup
-        return
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()   # else Python refuses
+    held = {n: known for n in numbers if (known := signal.getsignal(n)) not in (signal.SIG_IGN, None)}   # ignored, as under nohup
 
     def hold(number: int, frame: Any) -> None:
         if caught:
-            previous(number, frame)
+            signal.signal(number, held[signal.Signals(number)])
+            signal.raise_signal(number)
         caught.append(number)
 
-    signal.signal(signal.SIGINT, hold)
+    for number in held:
+        signal.signal(number, hold)
     try:
         yield caught
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, known in held.items():
+            signal.signal(number, known)

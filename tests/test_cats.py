@@ -134,7 +134,7 @@ def test_an_impossible_size_is_refused(root, size):
 
 
 def test_missing_and_empty_folders_are_named(root, tmp_path):
-    with pytest.raises(DataError, match=r"nowhere is no folder: the root must hold cat/, dog/ and wild/"):
+    with pytest.raises(DataError, match=r"nowhere is no folder. Name one with cat/, dog/ and wild/"):
         AFHQ(tmp_path / "nowhere")
     (root / "cat").rename(tmp_path / "cats")
     with pytest.raises(DataError, match=r"root has no folder cat, needed for data_class 'cat': there is dog, wild$"):

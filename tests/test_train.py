@@ -103,6 +103,7 @@ def test_a_wrong_value_is_answered_with_the_right_ones(flag, value, right, capsy
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--train_step", "5"], "--train_step is no flag; did you mean --train_steps?"),
     (["--imagesize=5"], "--imagesize=5 is no flag; did you mean --image_size?"),
+    (["--bogus"], "--bogus is no flag. The flags are"), (["--data_class", "dog"], "--data_class dog needs --data_path"),
     (["--qqq"], "--qqq is no flag. The flags are --data_path, --data_class"),
     (["7"], "7 is no flag"), (["--batch_size"], "expected one argument"),
 ])  # fmt: skip
@@ -188,7 +189,7 @@ def test_weights_that_cannot_be_used(trained, tmp_path, capsys):
     assert "holds nothing and no network" in said("--load_path", str(tmp_path / "other.safetensors"))
     shutil.copy(trained / "model.safetensors", tmp_path / "cut.safetensors")
     os.truncate(tmp_path / "cut.safetensors", 5000)
-    assert "cannot be read" in said("--load_path", str(tmp_path / "cut.safetensors"), status=1)
+    assert "is damaged, or no safetensors file" in said("--load_path", str(tmp_path / "cut.safetensors"), status=1)
 
 
 def test_weights_for_other_pictures(trained, faces, tmp_path, capsys):

@@ -140,12 +140,13 @@ def test_a_thread_that_works_ahead_changes_nothing(tmp_path, whole):
     same(tmp_path, whole)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, whole):
-    before = lambda: counted(train.AveragedModel, "update_parameters", 6, lambda: os.kill(os.getpid(), signal.SIGINT))  # noqa: E731
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, whole, number):
+    before = lambda: counted(train.AveragedModel, "update_parameters", 6, lambda: os.kill(os.getpid(), number))  # noqa: E731
     assert run(tmp_path / "a b", before=before, log=tmp_path / "log") == 130
     assert max(Checkpoints(tmp_path / "a b" / "checkpoints", {}).saved()) == 6
     said = (tmp_path / "log").read_text()
-    assert f"To go on: python -m coursekit.diffusion {' '.join(TINY)} --save_folder '{tmp_path}/a b' --resume\n" in said
+    assert f"To go on: {sys.executable} -m coursekit.diffusion {' '.join(TINY)} --save_folder '{tmp_path}/a b' --resume\n" in said
     assert "Traceback" not in said and "step 6 of 11" in said
     assert run(tmp_path / "a b", "--resume") == 0
     same(tmp_path / "a b", whole)
@@ -261,7 +262,7 @@ def test_a_damaged_checkpoint(copy, tmp_path, damage, whole):
 ])  # fmt: skip
 def test_another_run_is_not_resumed(copy, tmp_path, flags, found):
     said = refused(copy, "--resume", *flags, log=tmp_path / "log")
-    assert found in said and "belongs to another run" in said
+    assert found in said and "belongs to another run" in said and "a line here" not in said
 
 
 def test_another_architecture_under_the_same_settings(copy, tmp_path):
@@ -385,7 +386,7 @@ def test_the_line_to_go_on_resumes(given, monkeypatch, capsys):
 
     monkeypatch.setattr(train, "train", stopped)
     assert command.main(given) == 130
-    words = shlex.split(capsys.readouterr().err.partition("To go on: python -m coursekit.diffusion ")[2])
+    words = shlex.split(capsys.readouterr().err.partition("-m coursekit.diffusion ")[2])
     assert parse(words).resume and "--resume" in words
 
 

@@ -273,23 +273,24 @@ def test_two_runs_in_one_folder_leave_each_other_what_they_write(tmp_path, monke
 # --- Ctrl-C -------------------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_is_held_back_until_the_step_is_saved(whole, tmp_path):
-    handler, whole_steps = signal.getsignal(signal.SIGINT), []
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+def test_a_signal_is_held_back_until_the_step_is_saved(whole, tmp_path, number):
+    handler, whole_steps = signal.getsignal(number), []
 
     def at(step, p):
         if step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert signal.getsignal(signal.SIGINT) is not handler
+            os.kill(os.getpid(), number)
+            assert signal.getsignal(number) is not handler
             time.sleep(0.01)
         whole_steps.append(step)
 
     with pytest.raises(KeyboardInterrupt, match=f"stopped after step 5 of {TOTAL}, which is saved in"):
         train(tmp_path, at=at)
     assert whole_steps == [1, 2, 3, 4, 5] and Checkpoints(tmp_path, {}).saved() == [3, 5]
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
     train(tmp_path, seed=1)
     same(tmp_path, whole)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
 
 
 def test_a_second_ctrl_c_stops_at_once(whole, tmp_path):
@@ -309,6 +310,18 @@ def test_a_second_ctrl_c_stops_at_once(whole, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     train(tmp_path, seed=1)
     same(tmp_path, whole)
+
+
+def test_kill_after_ctrl_c_ends_the_process(tmp_path):
+    def at(step, p):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    assert child(lambda: train(tmp_path, at=at)) == -signal.SIGTERM
+    assert Checkpoints(tmp_path, {}).saved() == [0, 3]
 
 
 def test_a_second_ctrl_c_while_saving_leaves_no_half_file(tmp_path, monkeypatch):
@@ -430,8 +443,8 @@ def spoil_renamed(path, data):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_truncated, "cannot be read"),
-        (spoil_empty, "cannot be read"),
+        (spoil_truncated, "is damaged, or no safetensors file"),
+        (spoil_empty, "is damaged, or no safetensors file"),
         (spoil_tensor, "is damaged"),
         (spoil_json, "is damaged"),
         (spoil_plain, r"not written by coursekit.training: its header holds \[\]"),

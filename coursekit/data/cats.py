@@ -71,8 +71,7 @@ class AFHQ(Dataset[Tensor]):
 def _files(folder: Path, data_class: str) -> list[str]:
     """The names of the files below ``folder``, sorted."""
     if not folder.is_dir():
-        expected = "the root must hold cat/, dog/ and wild/ or, for data_class 'all', pictures"
-        raise DataError(f"{folder} is no folder: {expected}; is it the right one?")
+        raise DataError(f"{folder} is no folder. Name one with cat/, dog/ and wild/ in it or, for data_class 'all', one of pictures")
     there = [name for name in _CLASSES if (folder / name).is_dir()]
     wanted = list(_CLASSES) if data_class == "all" else [data_class]
     if data_class == "all" and not there:

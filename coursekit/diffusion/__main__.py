@@ -19,7 +19,7 @@ from coursekit.training import CheckpointError, NonFinite
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when done; 2 for wrong flags or settings, 1 for what went wrong on the way, 130 for Ctrl-C; then a message on stderr."""
+    """0 when done; 2 for wrong flags or settings, 1 for what went wrong on the way, 130 for Ctrl-C, kill; then a message on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         settings = parse(arguments)
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         _tell(f"{str(stop) or 'stopped at once'}.\nTo go on: {_launcher()} {shlex.join(again)}")
         return 130
     except SettingsError as error:
-        _tell(f"{error}\nAll flags: python -m coursekit.diffusion --help")
+        _tell(f"{error}\nAll flags: {_launcher()} --help")
         return 2
     except DataError as error:
         _tell(f"{error}\nThe flags for what is read: --data_path, --data_class and --skip_bad")
@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _launcher() -> str:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return f"torchrun --nproc-per-node {processes} -m coursekit.diffusion" if processes > 1 else "python -m coursekit.diffusion"
+    several = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    return shlex.join([sys.executable, *several, "-m", "coursekit.diffusion"])   # to be pasted: the environment need not be active
 
 
 def _tell(message: str) -> None:

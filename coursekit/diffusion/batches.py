@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from coursekit.data import AFHQ, digits
 from coursekit.data.pixels import to_signed
 from coursekit.diffusion.process import Diffusion
-from coursekit.diffusion.settings import Settings
+from coursekit.diffusion.settings import Settings, SettingsError
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,14 @@ class Pictures:
 
     @classmethod
     def load(cls, settings: Settings) -> Pictures:
-        """The folder that the settings name, or the built-in digits where they name none. Raises ``DataError``."""
+        """The folder that the settings name, or the built-in digits where they name none.
+
+        Raises ``DataError``, and ``SettingsError`` for a class of a folder that is not named.
+        """
         size = settings.image_size
         if settings.data_path is None:
+            if settings.data_class != "cat":   # the default
+                raise SettingsError(f"--data_class {settings.data_class} needs --data_path; without it, the pictures are digits")
             grey, labels = digits()
             if size != grey.shape[-1]:
                 grey = F.interpolate(grey, (size, size), mode="bilinear", antialias=True)

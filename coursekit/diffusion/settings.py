@@ -16,6 +16,8 @@ from coursekit.training import saved_settings
 ARCHITECTURE = ("image_size", "unet_dim", "time_steps")   # what a weights file fixes
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_STOPPING = """Ctrl-C, or kill, ends the step, saves, and says how to go on. After a crash or kill -9, --resume goes on from the last
+checkpoint: --save_and_sample_every says how much may be lost. To try it: --train_steps 200 --save_and_sample_every 50."""
 Kind = tuple[str, Callable[[str], Any]]   # what the right values are, and how a text becomes one (or raises ValueError, KeyError)
 
 
@@ -72,7 +74,9 @@ class Settings:
     Source: CMU, homework 2, table 1.
     """
 
-    data_path: Path | None = _flag(None, _PATH, "folder with cat/, dog/ and wild/, or with pictures alone; without it, the built-in digits")
+    data_path: Path | None = _flag(
+        None, _PATH, "folder with cat/, dog/ and wild/ or, for --data_class all, of pictures; without it, the built-in digits"
+    )
     data_class: str = _flag("cat", _one_of("all", "cat", "dog", "wild"), "which of the folders in data_path")
     save_folder: Path = _flag(Path("results"), _PATH, "where everything that the run makes goes")
     load_path: Path | None = _flag(None, _PATH, "the model.safetensors of another run: with --visualize to draw from, else to start from")
@@ -150,7 +154,8 @@ def parse(arguments: Sequence[str]) -> Settings:
 
     Raises as ``settings_from`` does, and ``SettingsError`` for what is no flag.
     """
-    parser = _Parser(prog="python -m coursekit.diffusion", description="Train a diffusion model, or draw from one.", allow_abbrev=False)
+    parser = _Parser(prog="python -m coursekit.diffusion", description="Train a diffusion model, or draw from one.", epilog=_STOPPING,
+                     allow_abbrev=False)  # fmt: skip
     for each in fields(Settings):
         shown = f"{each.metadata['text']} ({each.metadata['kind'][0]}{f'; default: {each.default}' if each.default is not None else ''})"
         switch: dict[str, Any] = {"nargs": "?", "const": "True"} if isinstance(each.default, bool) else {}
@@ -158,7 +163,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     given, unknown = parser.parse_known_args([_underscored(argument) for argument in arguments])
     if unknown:
         flags = [f"--{each.name}" for each in fields(Settings)]
-        near = get_close_matches(unknown[0].partition("=")[0], flags, 1, 0.6)
+        near = get_close_matches(unknown[0].partition("=")[0], flags, 1, 0.7)
         raise SettingsError(f"{unknown[0]} is no flag" + (f"; did you mean {near[0]}?" if near else f". The flags are {', '.join(flags)}"))
     return settings_from(vars(given))
 

@@ -40,7 +40,7 @@ def train(settings: Settings) -> Path:
 
     Raises ``SettingsError`` for settings that do not fit each other or this machine, ``DataError`` for pictures that cannot be used,
     ``CheckpointError`` for a folder that holds another run or in which another process trains, ``NonFinite`` for a loss or weight that
-    is NaN or infinite and for gradients that stay so, and ``KeyboardInterrupt`` for Ctrl-C, once the step is whole and saved.
+    is NaN or infinite and for gradients that stay so, and ``KeyboardInterrupt`` for Ctrl-C or ``kill``, once the step is whole and saved.
     Sources: Ho, Jain and Abbeel 2020, algorithm 1; CMU, homework 2, chapter 5.
     """
     accelerator = _accelerator(settings)
@@ -125,12 +125,12 @@ class _Run:
         s, done, main = self.settings, max(self.checkpoints.saved(), default=0), self.accelerator.is_main_process
         if s.tracker != "none":
             self.accelerator.init_trackers("coursekit", {name: str(value) for name, value in vars(s).items()})
-        if done < s.train_steps:
-            self.say(f"steps {done + 1} to {s.train_steps}; a line here, a checkpoint and samples every {s.save_and_sample_every}")
         with progress_bar(s.train_steps - done, "training", show=main) as bar:
             clock = Clock(done, s, bar)
             try:
                 for step in steps(s.train_steps, self.checkpoints, s.save_and_sample_every, partial(any_process, self.accelerator)):
+                    if step == done + 1:   # the run has been resumed, not refused
+                        self.say(f"steps {step} to {s.train_steps}; a line here, a checkpoint and samples every {s.save_and_sample_every}")
                     loss = self.step(step)
                     clock.tick(loss)
                     self.accelerator.log({"loss": loss}, step)
