@@ -32,7 +32,7 @@ def with_kernel(**kernelspec):
 
 UNREADABLE = {
     "empty": (lambda: b"", "the file is empty"),
-    "binary": (lambda: bytes(range(128, 256)) * 9, "no notebook, or cut off"),
+    "binary": (lambda: bytes(range(128, 256)) * 9, "no notebook, or damaged: it is no UTF-8 text"),
     "cut off": (lambda: json.dumps(content()).encode()[:5000], "no notebook, or cut off"),
     "python": (lambda: b"def extract_patches(x, k): pass", "no notebook, or cut off"),
     "deep": (lambda: b"[" * 200_000, "no notebook, or cut off"),
@@ -58,7 +58,7 @@ def test_what_is_no_submission_gets_a_report(tmp_path, capsys):
         assert {e["verdict"] for e in found["exercises"]} == {"not read"}
         text = path.with_suffix(".report.md").read_text(encoding="utf-8")
         assert "was tried" not in text
-        assert f"0 of {possible} points; not graded" in text and lines[str(path)].startswith(f"0 of {possible} points; not graded: ")
+        assert "not graded: the " in text and lines[str(path)].startswith("not graded: the ")
     assert grade(ROOT, [paths["R"]]) == 1
 
 
@@ -87,9 +87,11 @@ def test_a_folder_of_submissions(tmp_path, monkeypatch, capsys):
         save(tmp_path / student / "01_patchwise_mlp.ipynb", content(exercise_1_1=RIGHT if student == "anna" else WRONG))
     save(tmp_path / "carl" / "05_ddpm.ipynb", b"{")
     save(tmp_path / "carl" / "essay.pdf", b"%PDF")
+    (tmp_path / "dora" / "hw1").mkdir(parents=True)
     save(tmp_path / "ben" / ".ipynb_checkpoints" / "01_patchwise_mlp.ipynb", b"{")
     assert grade(ROOT, [tmp_path], tmp_path / "out") == 1
     out = capsys.readouterr().out
+    assert f"{tmp_path / 'dora'}: nothing was handed in here" in out and out.count("nothing was handed in") == 1
     assert "essay.pdf: not read, it is no .ipynb" in out and f"anna/01_patchwise_mlp.ipynb: 2 of {one} points\n" in out.replace(os.sep, "/")
     names = [f"{student}-01_patchwise_mlp" for student in ("=cmd()", "anna", "ben")]
     assert sorted(p.name for p in (tmp_path / "out").glob("*.md")) == sorted(f"{name}.report.md" for name in [*names, "carl-05_ddpm"])

@@ -63,6 +63,8 @@ def read(path: Path) -> Submission:
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise Unreadable(f"the file cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise Unreadable("the file is no notebook, or damaged: it is no UTF-8 text. Hand in the .ipynb file itself, complete.") from error
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"the file is no notebook, or cut off: {error}. Hand in the .ipynb file itself, complete.") from error
     if not isinstance(content, dict) or not isinstance(content.get("nbformat"), int):
@@ -225,6 +227,9 @@ def _files(paths: Sequence[Path]) -> list[Path]:
                     print(f"{file}: not read, it is no .ipynb")
             else:
                 found.setdefault(file.resolve(), file)
+        for folder in sorted(path.iterdir()) if path.is_dir() else ():
+            if folder.is_dir() and folder.name[0] != "." and not _inside(folder):
+                print(f"{folder}: nothing was handed in here, the folder is empty")
     if not found:
         raise StudentError(f"there is no .ipynb in {', '.join(map(str, paths))}")
     return list(found.values())

@@ -42,9 +42,8 @@ def named(base: Path, kind: str) -> Path:
 
 
 def score(entry: Entry) -> str:
-    """One line: the points, and what is wrong with the whole submission."""
-    possible = "?" if entry["possible"] is None else entry["possible"]
-    return f"{entry['points']} of {possible} points" + (f"; not graded: {entry['problem']}" if entry["problem"] else "")
+    """One line: the points, or why there are none."""
+    return f"not graded: {entry['problem']}" if entry["problem"] else f"{entry['points']} of {entry['possible']} points"
 
 
 def write_report(entry: Entry, base: Path) -> None:
