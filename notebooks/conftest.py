@@ -23,16 +23,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.output_timeout = 60
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """nbval runs a cell that was saved without an execution count, but compares nothing: refuse it instead."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Two faults that nbval passes over: a cell without an execution count, which has nothing to be compared with, and a warning
+    where outputs are ignored. The cell is run before: those below need what it defines."""
+    yield
     cell = getattr(item, "cell", None)
     if cell is not None and item.config.getoption("nbval") and cell.execution_count is None:
         pytest.fail("this cell was never executed, so there is nothing to compare it with; run: make notebooks", pytrace=False)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """nbval looks at nothing that a cell with nbval-ignore-output prints: a warning is a fault there too."""
-    yield
     if said := "".join(output.text for output in getattr(item, "test_outputs", None) or () if output.get("name") == "stderr"):
         pytest.fail(f"this cell wrote to stderr:\n{said}", pytrace=False)

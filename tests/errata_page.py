@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -37,7 +38,8 @@ against it:
 
 **A**: gives wrong results when copied into code. **B**: inconsistent on paper. **C**: may mislead, or leaves something out.
 Formulas are in the notebooks' notation: $\alpha_t = 1-\beta_t$ for one step, $\bar\alpha_t$ for the product of all so far. Only the
-topics of the workbook are covered; a formula that is not listed was not necessarily checked.
+topics of the workbook are covered; a formula that is not listed was not necessarily checked. Numbers that are left out are slips in
+other topics, or of wording alone.
 
 This page is made by `python tests/errata_page.py` from [tests/errata.py](../tests/errata.py); a test keeps the two in step.
 """
@@ -55,7 +57,7 @@ def page() -> str:
     parts = [HEAD]
     for handout, (title, note) in HANDOUTS.items():
         mine = sorted((e for e in ERRATA if e.where.startswith(handout)), key=lambda e: int(e.id.split(".")[1]))
-        parts.append(f"\n## {handout} · {title}\n\n" + (f"{note}\n\n" if note else "") + COLUMNS + "".join(map(_row, mine)))
+        parts.append(f"\n## E{int(handout)} · {title}\n\n" + (f"{note}\n\n" if note else "") + COLUMNS + "".join(map(_row, mine)))
     return "".join(parts)
 
 
@@ -68,6 +70,7 @@ def _row(erratum: Erratum) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()   # --help does nothing else, and an argument is refused
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(), encoding="utf-8")
     print(f"{len(ERRATA)} errata: {PAGE.relative_to(ROOT)}")

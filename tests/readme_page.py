@@ -7,6 +7,7 @@ Writes docs/explorers.png and what stands between the <!-- results --> lines of 
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -145,4 +146,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()   # --help does nothing else, and an argument is refused
     main()

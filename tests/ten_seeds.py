@@ -92,6 +92,6 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
         sys.exit(__doc__)
     main(Path(sys.argv[1]).resolve())

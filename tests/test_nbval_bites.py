@@ -106,6 +106,16 @@ def test_a_warning_is_a_fault_where_nothing_is_compared(tmp_path: Path) -> None:
     assert failing_cells(folder, new_notebook(cells=cells), empty_package(tmp_path), None) == [1]
 
 
+def test_a_cell_that_was_never_executed_fails_alone(tmp_path: Path) -> None:
+    """Those below need what it defines."""
+    sources = ["x = 1", "y = x + 1", "print(x + y)"]
+    cells = [new_code_cell(source, execution_count=count) for source, count in zip(sources, (1, None, 3), strict=True)]
+    cells[-1].outputs = [new_output("stream", text="3\n")]
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    assert failing_cells(folder, new_notebook(cells=cells), empty_package(tmp_path), None) == [1]
+
+
 # The helper itself, on a package of one file.
 
 

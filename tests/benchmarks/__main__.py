@@ -5,6 +5,7 @@
 Each writes its entries into data/results; then the README's tables are made anew. The losses of ddpm.py need a data set: run it by hand.
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ COMMANDS = (
 )   # fmt: skip
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()   # --help does nothing else, and an argument is refused
     for command in COMMANDS:
         print(f"== {command}", flush=True)
         subprocess.run([sys.executable, *command.split()], cwd=HERE, check=True)

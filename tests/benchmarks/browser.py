@@ -8,6 +8,7 @@ data/results/browser_latency.json.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import subprocess
@@ -22,6 +23,7 @@ from recording import ROOT
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()   # --help does nothing else, and an argument is refused
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", "tests/browser/test_explorers.py", f"--junitxml={report}"]

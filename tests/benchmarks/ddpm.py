@@ -62,7 +62,7 @@ def network(name: str) -> nn.Module:
             return Times(UNet2DModel(SIZE, 3, 3, block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=8,
                                      down_block_types=tuple(down), up_block_types=tuple(up), attention_head_dim=32))   # fmt: skip
     except ImportError as error:
-        raise SystemExit(f"{name} is missing: pip install denoising-diffusion-pytorch diffusers ({error})") from error
+        raise SystemExit(f"{name} is missing: .venv/bin/python -m pip install --editable \".[dev,benchmarks]\" ({error})") from error
     return DenoisingUNet(DIM)
 
 

@@ -8,6 +8,7 @@ data/results/parts_speed.json. The others: ddpm.py, frechet.py, unet_step.py; te
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from collections.abc import Callable
@@ -97,6 +98,7 @@ def _stacked(frames: SyntheticPolyps) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()   # --help does nothing else, and an argument is refused
     common = {"command": "python tests/benchmarks/parts.py", "device": processor(), "threads": torch.get_num_threads(), "n": REPEATS}
     for comparison in (patchwise, unet, feeding):
         torch.manual_seed(0)
