@@ -1229,7 +1229,7 @@ check("6  W1 of samples that start from N(0, 1) all the same", distance(sample_b
 # %% [markdown]
 # The cosine schedule is $\alpha_t = f(t)/f(t-1)$, clipped at 0.001 from below, with a small offset $s$ (usually 0.008) and
 #
-# $$f(t) = \cos^2\!\left(\frac{\pi}{2}\cdot\frac{t/T+s}{1+s}\right), \qquad \bar\alpha_t = \prod_{r\le t}\alpha_r. \tag{6.4}$$
+# $$f(t) = \cos^2\!\left(\frac{\pi}{2}\cdot\frac{t/T+s}{1+s}\right), \qquad \bar\alpha_t = \prod_{r\le t}\alpha_r. \tag{6.2}$$
 #
 # **Exercise 6.2** (easy, 10 minutes, 2 points). Write `cosine_alpha`: all its $\alpha_t$, for any $T$ and $s$.
 #
@@ -1257,7 +1257,7 @@ cosine_alpha = exercises.check("6.2", cosine_alpha)
 u = torch.pi / 2 * (torch.arange(51) / 50 + 0.008) / 1.008
 f = u.cos() ** 2
 print(f"T = 50: product of the clipped α {cosine_alpha(50).prod():.2e}, so 1/√ᾱ_T = {cosine.alpha_bar[-1] ** -0.5:.0f}")
-check_close("6.4  product of clipped α = f(t)/f(0) up to t = T − 1", cosine.alpha_bar[:-1], f[:-1] / f[0])
+check_close("6.2  product of clipped α = f(t)/f(0) up to t = T − 1", cosine.alpha_bar[:-1], f[:-1] / f[0])
 check("E3.18  f(T)/f(0)", f[-1] / f[0], at_most=1e-30)
 check_fails("E3.18  1/√ᾱ_T with ᾱ_T = f(T)/f(0)", cosine.alpha_bar[-1] ** -0.5, (f[-1] / f[0]) ** -0.5)
 check("E3.19  cos(u²) at t = T, a share of signal", (u[-1] ** 2).cos(), at_most=-0.5)
@@ -1270,7 +1270,7 @@ check_fails("E3.19  cos(u²)", f / f[0], (u**2).cos() / (u[0] ** 2).cos(), by=0.
 # For Gaussian data $\mathcal N(0, \rho^2)$ the best noise prediction is $\bar\varepsilon = \sqrt{1-\bar\alpha_t}\,x_t / (\bar\alpha_t \rho^2 + 1 - \bar\alpha_t)$, linear in $x_t$. Then (6.1) multiplies $x_t$ by a number $g_t$, and the
 # variance of the samples obeys a recursion without any randomness:
 #
-# $$v_{t-1} = g_t^2\,v_t + \tilde\beta_t, \qquad v_T = 1, \qquad g_t = \frac{1}{\sqrt{\alpha_t}}\left(1 - \frac{\beta_t}{\bar\alpha_t \rho^2 + 1-\bar\alpha_t}\right). \tag{6.5}$$
+# $$v_{t-1} = g_t^2\,v_t + \tilde\beta_t, \qquad v_T = 1, \qquad g_t = \frac{1}{\sqrt{\alpha_t}}\left(1 - \frac{\beta_t}{\bar\alpha_t \rho^2 + 1-\bar\alpha_t}\right). \tag{6.3}$$
 
 # %%
 def sampled_variance(schedule, rho2):
@@ -1286,8 +1286,8 @@ small = GaussianMixture([1.0], [0.0], [0.5])
 for T in (50, 200, 1000):
     print(f"T = {T:4}: sampled variance over true variance {sampled_variance(NoiseSchedule.cosine(T), 0.25) / 0.25:.3f}")
 sampled = sample_back(cosine, small.expected_noise)
-check_moments("6.5  the sampler's variance, 50 steps", sampled, mean=0, variance=sampled_variance(cosine, 0.25))
-check_fails("6.5  at 50 steps it is the data's", sampled.var() / 0.25, 1.0, by=0.05)
+check_moments("6.3  the sampler's variance, 50 steps", sampled, mean=0, variance=sampled_variance(cosine, 0.25))
+check_fails("6.3  at 50 steps it is the data's", sampled.var() / 0.25, 1.0, by=0.05)
 
 
 # %% [markdown]

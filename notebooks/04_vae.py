@@ -604,7 +604,7 @@ check("4.4  encoder's variances over the exact ones, largest log ratio", (log_va
 # %% alt="Scatter for 150 digits: the encoder's mean against the exact posterior mean for both latents, with error bars of one standard deviation; all points lie on the diagonal."
 figure, axes = plt.subplots(figsize=(4.2, 3.2))
 for j, (marker, colour) in enumerate((("o", figures.BLUE), ("s", figures.VERMILION))):
-    axes.errorbar(mean[:150, j], answer[:150, j], yerr=(log_var[:150, j] / 2).exp().numpy(), fmt=marker, markersize=3, color=colour, elinewidth=0.4, label=f"$z_{j + 1}$")
+    axes.errorbar(mean[:150, j], answer[:150, j], yerr=(log_var[:150, j] / 2).exp().numpy(), fmt=marker, markersize=4, markerfacecolor="none", color=colour, elinewidth=0.4, label=f"$z_{j + 1}$")
 axes.axline((0, 0), slope=1, color="black", linewidth=0.8)
 axes.set(xlabel="exact posterior mean", ylabel="encoder: mean ± σ")
 axes.legend()
@@ -824,8 +824,8 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# Dashed, the same loss from the first step: the KL stays near zero for hundreds of steps, and the decoder works alone, with less than a nat of KL to the end (checked above). With $\beta$ raised slowly (up to the dotted line) the code is taken up while it is still free, and once it is useful, it is kept. Both end
-# with the same loss, and the second reaches a better value of it. That distinguishes this collapse, a fault of the path that training takes, from the one of (5.3), where the silence *is* the optimum.
+# Dashed, the same loss from the first step: the KL stays near zero for hundreds of steps, and the decoder works alone, with less than a nat of KL to the end (checked above). With $\beta$ raised slowly (up to the dotted line) the code is taken up while it is still free, and once it is useful, it is kept. In the
+# end both minimise the same loss, and the second gets lower. That distinguishes this collapse, a fault of the path that training takes, from the one of (5.3), where the silence *is* the optimum.
 
 # %% [markdown]
 # ## 6  The latent space

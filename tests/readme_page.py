@@ -78,8 +78,8 @@ def _polyps() -> list[str]:
         baseline = f"{first['baselines']['mean mask']:.3f}"
         name = model.replace("unet", "U-Net").replace("vit", "ViT").replace("smp", "smp.Unet, ResNet-18")
         rows.append([f"{data}, {size} px", name, size_of, epochs, minutes, first["images"][2], len(same), score, baseline])
-    heads = "data | network | parameters | epochs | CPU minutes | n | seeds | test IoU | mean mask"
-    return _table("Segmentation (notebook 03), mean IoU of the test images; split 60/20/20", heads, rows)
+    heads = "data | network | parameters | epochs | CPU minutes | n | seeds | test IoU | IoU of the mean mask"
+    return _table("Segmentation (notebook 03), mean IoU of the test images, ± standard deviation over seeds; split 60/20/20", heads, rows)
 
 
 def _vae() -> list[str]:
@@ -97,7 +97,8 @@ def _cats() -> list[str]:
         rows.append([key, f"{entry['minutes']:.0f}, {entry['device']}", f"{loss:.3f}", found["n_generated"], f"{found['frechet']:.2f}",
                      f"{found['kernel']:.3f}", f"{found['floor_frechet']:.2f} and {found['floor_kernel']:.4f}"])   # fmt: skip
     title = "DDPM (notebook 05), AFHQ's cats at 32×32; features of a small network that was trained on them, not Inception's"
-    return _table(title, "run | minutes by the clock, pauses included | last loss | n | Fréchet | kernel | both, of real cats", rows)
+    heads = "run | minutes by the clock, pauses included | last loss | n | Fréchet | kernel | both, of real cats against real cats"
+    return _table(title, heads, rows)
 
 
 def _speed() -> list[str]:
