@@ -279,12 +279,12 @@ def _decode(node: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
 @contextmanager
 def _interrupt_held_back() -> Iterator[list[int]]:
     """Yields a list that the first Ctrl-C or SIGTERM is added to instead of stopping anything; the second does what it did before."""
-    caught: list[int] = []
+    caught, owner = list[int](), os.getpid()
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()   # else Python refuses
     held = {n: known for n in numbers if (known := signal.getsignal(n)) not in (signal.SIG_IGN, None)}   # ignored, as under nohup
 
     def hold(number: int, frame: Any) -> None:
-        if caught:
+        if caught or os.getpid() != owner:   # a forked child, such as a pool's, ends when it is told to
             signal.signal(number, held[signal.Signals(number)])
             signal.raise_signal(number)
         caught.append(number)

@@ -324,6 +324,23 @@ def test_kill_after_ctrl_c_ends_the_process(tmp_path):
     assert Checkpoints(tmp_path, {}).saved() == [0, 3]
 
 
+def test_a_child_that_is_forked_in_the_loop_can_be_ended(tmp_path):
+    """A pool ends its workers by SIGTERM, and waits for them."""
+    states, runs = [], FORK.Event()
+
+    def at(step, p):
+        if step == 5:
+            process = FORK.Process(target=lambda: (runs.set(), time.sleep(60)))
+            process.start()
+            runs.wait(20)
+            process.terminate()
+            process.join(20)
+            states.append(process.exitcode)
+
+    train(tmp_path, at=at)
+    assert states == [-signal.SIGTERM]
+
+
 def test_a_second_ctrl_c_while_saving_leaves_no_half_file(tmp_path, monkeypatch):
     fsync = os.fsync
 
