@@ -146,7 +146,7 @@ class Checkpoints:
 
 
 def save_weights(module: nn.Module, path: StrPath, settings: Mapping[str, Any] | None = None) -> None:
-    """Write a model's weights and the ``settings`` (JSON) to construct it from. Raises ``CheckpointError``; what was there is then kept."""
+    """Write weights, by name, and the ``settings`` (JSON) to construct the module. Raises ``CheckpointError``; the old file stays."""
     _write(Path(path), module.state_dict(), settings=dict(settings or {}))
 
 

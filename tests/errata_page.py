@@ -38,8 +38,8 @@ against it:
 
 **A**: gives wrong results when copied into code. **B**: inconsistent on paper. **C**: may mislead, or leaves something out.
 Formulas are in the notebooks' notation: $\alpha_t = 1-\beta_t$ for one step, $\bar\alpha_t$ for the product of all so far. Only the
-topics of the workbook are covered; a formula that is not listed was not necessarily checked. Numbers that are left out are slips in
-other topics, or of wording alone.
+topics of the workbook are covered; a formula that is not listed was not necessarily checked. An erratum that is
+not listed leaves a gap in the numbering.
 
 This page is made by `python tests/errata_page.py` from [tests/errata.py](../tests/errata.py); a test keeps the two in step.
 """

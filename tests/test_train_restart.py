@@ -146,7 +146,8 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, whole, number):
     assert run(tmp_path / "a b", before=before, log=tmp_path / "log") == 130
     assert max(Checkpoints(tmp_path / "a b" / "checkpoints", {}).saved()) == 6
     said = (tmp_path / "log").read_text()
-    assert f"To go on: {sys.executable} -m coursekit.diffusion {' '.join(TINY)} --save_folder '{tmp_path}/a b' --resume\n" in said
+    again = f"{shlex.quote(sys.executable)} -m coursekit.diffusion {' '.join(TINY)} --save_folder '{tmp_path}/a b' --resume"
+    assert f"To go on: {again}\n" in said
     assert "Traceback" not in said and "step 6 of 11" in said
     assert run(tmp_path / "a b", "--resume") == 0
     same(tmp_path / "a b", whole)
@@ -386,7 +387,7 @@ def test_the_line_to_go_on_resumes(given, monkeypatch, capsys):
 
     monkeypatch.setattr(train, "train", stopped)
     assert command.main(given) == 130
-    words = shlex.split(capsys.readouterr().err.partition("-m coursekit.diffusion ")[2])
+    words = shlex.split(capsys.readouterr().err.partition(f"To go on: {shlex.quote(sys.executable)} -m coursekit.diffusion ")[2])
     assert parse(words).resume and "--resume" in words
 
 

@@ -19,7 +19,7 @@ from coursekit.training import CheckpointError, NonFinite
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when done; 2 for wrong flags or settings, 1 for what went wrong on the way, 130 for Ctrl-C, kill; then a message on stderr."""
+    """0 when done; 2 for wrong settings, 1 for what went wrong on the way, 130 for Ctrl-C or kill; then a message on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         settings = parse(arguments)
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         train(settings)
     except KeyboardInterrupt as stop:
         again = arguments if arguments[-1:] == ["--resume"] else [*arguments, "--resume"]   # the last one counts
-        _tell(f"{str(stop) or 'stopped at once'}.\nTo go on: {_launcher()} {shlex.join(again)}")
+        _tell(f"{str(stop) or 'stopped at once'}.\nTo go on: {_launcher(int(os.environ.get('LOCAL_WORLD_SIZE', 1)))} {shlex.join(again)}")
         return 130
     except SettingsError as error:
         _tell(f"{error}\nAll flags: {_launcher()} --help")
@@ -42,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _launcher() -> str:
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+def _launcher(processes: int = 1) -> str:
     several = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
     return shlex.join([sys.executable, *several, "-m", "coursekit.diffusion"])   # to be pasted: the environment need not be active
 

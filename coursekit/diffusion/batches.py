@@ -36,7 +36,7 @@ class Pictures:
         """
         size = settings.image_size
         if settings.data_path is None:
-            if settings.data_class != "cat":   # the default
+            if settings.data_class != Settings.data_class:   # not the default
                 raise SettingsError(f"--data_class {settings.data_class} needs --data_path; without it, the pictures are digits")
             grey, labels = digits()
             if size != grey.shape[-1]:

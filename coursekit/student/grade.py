@@ -222,26 +222,28 @@ def _files(paths: Sequence[Path]) -> list[Path]:
         if not path.exists():
             raise StudentError(f"{path} does not exist; name submissions, or a folder of them")
         for file in _inside(path) if path.is_dir() else [path]:
-            if path.is_dir() and file.suffix.lower() != ".ipynb":
+            if file.is_dir():
+                print(f"{file}: nothing was handed in here, the folder is empty")
+            elif path.is_dir() and file.suffix.lower() != ".ipynb":
                 if not re.search(r"\.report\.(md|json)$|^grades\.csv$", file.name):
                     print(f"{file}: not read, it is no .ipynb")
             else:
                 found.setdefault(file.resolve(), file)
-        for folder in sorted(path.iterdir()) if path.is_dir() else ():
-            if folder.is_dir() and folder.name[0] != "." and not _inside(folder):
-                print(f"{folder}: nothing was handed in here, the folder is empty")
     if not found:
         raise StudentError(f"there is no .ipynb in {', '.join(map(str, paths))}")
     return list(found.values())
 
 
 def _inside(folder: Path) -> list[Path]:
-    """All files in ``folder`` and below, links that lead nowhere too. Raises ``StudentError`` for a folder that cannot be read."""
+    """All files in ``folder`` and below, links that lead nowhere too, and the empty folders.
+
+    Raises ``StudentError`` for a folder that cannot be read.
+    """
 
     def refuse(error: OSError) -> None:
         raise StudentError(f"{error.filename} cannot be read: {error.strerror}; make it readable, or name the others only") from error
 
-    found = (Path(place, name) for place, _, names in os.walk(folder, onerror=refuse) for name in names)
+    found = (Path(place, name) for place, below, names in os.walk(folder, onerror=refuse) for name in names or ([] if below else [""]))
     return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
 
 
